@@ -1,0 +1,1 @@
+"""One site: its shard, its ledger, its device."""

@@ -1,0 +1,168 @@
+"""Local SGD: one loop for the federated rounds and for the local model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
+
+from fairfal_flwr.config import LocalConfig, TrainConfig
+from fairfal_flwr.models import Classifier
+
+__all__ = ["LabeledImages", "train_local_model", "train_round"]
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """The training set of one client, ready for its network.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (M, channels, height, width), float32
+        Normalized images.
+    labels : Tensor, shape (M,), int64
+        Their classes.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor, *, mirrored: Tensor | None = None) -> Self:
+        """Return some rows, each flipped left to right where `mirrored` says so."""
+        inputs = self.inputs[rows]
+        if mirrored is not None:
+            inputs = torch.where(mirrored[:, None, None, None], inputs.flip(-1), inputs)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return type(self)(inputs, self.labels[rows])
+
+
+def train_round(
+    model: Classifier,
+    data: LabeledImages,
+    settings: TrainConfig,
+    *,
+    lr: float,
+    generator: torch.Generator,
+) -> float:
+    """Train a client's copy of the global model for one federated round.
+
+    Parameters
+    ----------
+    model : Classifier
+        Changed in place.
+    data : LabeledImages
+        The client's labels, at least one.
+    settings : TrainConfig
+        Epochs, batch size, SGD settings.
+    lr : float
+        Learning rate of the round.
+    generator : torch.Generator
+        Of the CPU; shuffles and mirrors.
+
+    Returns
+    -------
+    float
+        Mean cross-entropy over the last epoch.
+    """
+    optimizer = _optimizer(model, settings, lr)
+    model.train()
+    loss = float("nan")
+    for _ in range(settings.epochs):
+        loss = _epoch(model, data, optimizer, settings, generator)
+    return loss
+
+
+def train_local_model(
+    model: Classifier,
+    data: LabeledImages,
+    settings: TrainConfig,
+    local: LocalConfig,
+    *,
+    generator: torch.Generator,
+) -> int:
+    """Train the local-only model until it knows its labels (METHOD §3).
+
+    Parameters
+    ----------
+    model : Classifier
+        Freshly initialized; changed in place.
+    data : LabeledImages
+        The client's labels, at least one.
+    settings : TrainConfig
+        Batch size and SGD settings.
+    local : LocalConfig
+        When to lower the learning rate and when to stop.
+    generator : torch.Generator
+        Of the CPU; shuffles and mirrors.
+
+    Returns
+    -------
+    int
+        Epochs trained.
+    """
+    optimizer = _optimizer(model, settings, settings.lr)
+    schedule = MultiStepLR(optimizer, [local.lr_milestone], gamma=settings.lr_decay)
+    per_step = local.lr_milestone_unit == "step"
+    for epoch in range(1, local.max_epochs + 1):
+        model.train()
+        after_step = schedule.step if per_step else None
+        _epoch(model, data, optimizer, settings, generator, after_step=after_step)
+        if not per_step:
+            schedule.step()
+        if _accuracy(model, data) >= local.stop_accuracy:
+            return epoch
+    return local.max_epochs
+
+
+def _optimizer(model: Classifier, settings: TrainConfig, lr: float) -> SGD:
+    return SGD(
+        model.parameters(),
+        lr=lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _epoch(
+    model: Classifier,
+    data: LabeledImages,
+    optimizer: SGD,
+    settings: TrainConfig,
+    generator: torch.Generator,
+    *,
+    after_step: Callable[[], None] | None = None,
+) -> float:
+    """Go once over the data in random order; return the mean loss."""
+    device = data.labels.device
+    order = torch.randperm(len(data), generator=generator).to(device)
+    mirrored = None
+    if settings.horizontal_flip:
+        mirrored = (torch.rand(len(data), generator=generator) < 0.5).to(device)
+    total = torch.zeros((), device=device)
+    for rows in torch.split(order, settings.batch_size):
+        batch = data.take(rows, mirrored=None if mirrored is None else mirrored[rows])
+        loss = cross_entropy(model(batch.inputs), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+        total += loss.detach() * len(batch)
+    return float(total) / len(data)
+
+
+@torch.inference_mode()
+def _accuracy(model: Classifier, data: LabeledImages) -> float:
+    model.eval()
+    predictions = torch.cat(
+        [model(b).argmax(dim=1) for b in torch.split(data.inputs, 512)]
+    )
+    return float((predictions == data.labels).float().mean())

@@ -1,0 +1,67 @@
+"""From stored images to a network's outputs, without gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairfal_flwr.models.classifier import Classifier
+
+__all__ = ["as_input", "predict"]
+
+BATCH_SIZE = 512
+
+
+def as_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalize images for a network.
+
+    Parameters
+    ----------
+    images : Tensor, shape (N, channels, height, width), uint8
+        As stored.
+    mean, std : sequence of float, length channels
+        Of each channel, on the scale where 255 is 1.
+
+    Returns
+    -------
+    Tensor, same shape, float32
+        (x / 255 - mean) / std, in channels-last memory order.
+    """
+    center = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    scaled = (images.float() / 255 - center) / scale
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def predict(
+    model: Classifier, images: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return class probabilities and features from one pass over the images.
+
+    Parameters
+    ----------
+    model : Classifier
+        Used in evaluation mode and left in the mode it was in.
+    images : Tensor, shape (N, channels, height, width), uint8
+        On the model's device; not augmented.
+    mean, std : sequence of float
+        See `as_input`.
+
+    Returns
+    -------
+    probs : Tensor, shape (N, C), float32
+        Softmax of the logits.
+    features : Tensor, shape (N, D), float32
+        Input of the linear layer.
+    """
+    was_training = model.training
+    model.eval()
+    batches = [
+        model.features_and_logits(as_input(batch, mean, std))
+        for batch in torch.split(images, BATCH_SIZE)
+    ]
+    model.train(was_training)
+    features = torch.cat([features for features, _ in batches])
+    logits = torch.cat([logits for _, logits in batches])
+    return logits.softmax(dim=1), features

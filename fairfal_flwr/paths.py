@@ -1,0 +1,24 @@
+"""Where a run's files live: per-user folders, never the working directory."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["home", "output_root", "state_root"]
+
+
+def home() -> Path:
+    """Return the per-user data folder; the variable `FAIRFAL_HOME` overrides it."""
+    override = os.environ.get("FAIRFAL_HOME")
+    return Path(override) if override else platformdirs.user_data_path("fairfal")
+
+
+def output_root(output_dir: str) -> Path:
+    """Return the absolute folder that holds one folder of results per run."""
+    return (Path(output_dir) if output_dir else home() / "runs").expanduser().absolute()
+
+
+def state_root(state_dir: str) -> Path:
+    """Return the absolute folder that holds one folder of ledgers per campaign."""
+    return (Path(state_dir) if state_dir else home() / "state").expanduser().absolute()

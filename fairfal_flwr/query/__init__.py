@@ -1,0 +1,18 @@
+"""Query strategies: which samples of a pool are worth an annotator's time.
+
+Pure PyTorch: tensors in, positions out. Nothing here knows Flower, files or the clock,
+so a notebook can use it as it is::
+
+    context = QueryContext.from_outputs({...}, labels=labels, num_classes=10)
+    selection = select("fairfal", context, budget=85)
+"""
+
+# One line a strategy: importing its file registers it.
+from fairfal_flwr.query import (
+    baseline,  # noqa: F401
+    fairfal,  # noqa: F401
+)
+from fairfal_flwr.query.context import Outputs, QueryContext, Selection
+from fairfal_flwr.query.registry import select
+
+__all__ = ["Outputs", "QueryContext", "Selection", "select"]

@@ -1,0 +1,72 @@
+"""Points that are outer products, and distances that never build them.
+
+The gradient of the cross-entropy with respect to the last linear layer is the outer
+product of a class residual and a feature, a vector of C·D numbers. Inner products
+factor, ⟨a⊗h, a'⊗h'⟩ = (a·a')(h·h'), so distances need C + D numbers a point.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+__all__ = ["OuterProducts", "gradient_embedding"]
+
+
+@dataclass(frozen=True)
+class OuterProducts:
+    """N points left_i ⊗ right_i of dimension C·D, kept as their factors.
+
+    Parameters
+    ----------
+    left : Tensor, shape (N, C)
+        The first factors. A column of ones makes the points plain `right` vectors.
+    right : Tensor, shape (N, D)
+        The second factors.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def plain(cls, points: Tensor) -> Self:
+        """Return ordinary points, shape (N, D), in this form."""
+        return cls(points.new_ones(len(points), 1), points)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def __getitem__(self, index: Tensor | slice) -> "OuterProducts":
+        return OuterProducts(self.left[index], self.right[index])
+
+    def squared_norms(self) -> Tensor:
+        """Return |left|² |right|², shape (N,)."""
+        return self.left.square().sum(dim=1) * self.right.square().sum(dim=1)
+
+    def inner_products(self, others: "OuterProducts") -> Tensor:
+        """Return (left·left')(right·right'), shape (N, M)."""
+        return (self.left @ others.left.T) * (self.right @ others.right.T)
+
+    def squared_distances(self, others: "OuterProducts") -> Tensor:
+        """Return |a|²|h|² + |a'|²|h'|² − 2(a·a')(h·h'), shape (N, M), at least 0."""
+        norms = self.squared_norms()[:, None] + others.squared_norms()
+        return (norms - 2 * self.inner_products(others)).clamp(min=0)
+
+
+def gradient_embedding(
+    probs: Tensor, features: Tensor, classes: Tensor
+) -> OuterProducts:
+    """Return (onehot(y) − p) ⊗ h (METHOD §5.3), factored.
+
+    Parameters
+    ----------
+    probs : Tensor, shape (N, C)
+        p, class probabilities.
+    features : Tensor, shape (N, D)
+        h, unnormalized.
+    classes : Tensor, shape (N,), int64
+        y: the true class of a labeled sample, the predicted one of a pool sample.
+    """
+    residuals = one_hot(classes, probs.shape[1]).to(probs.dtype) - probs
+    return OuterProducts(residuals, features)

@@ -1,0 +1,80 @@
+"""Greedy k-center: cover a set of points with few of them.
+
+Active Learning for Convolutional Neural Networks: A Core-Set Approach
+    Ozan Sener and Silvio Savarese. ICLR 2018, arXiv 1708.00489.
+"""
+
+import torch
+from torch import Tensor
+
+from fairfal_flwr.query.gradient_embedding import OuterProducts
+
+__all__ = ["k_center_greedy", "nearest_squared_distances"]
+
+CHUNK = 1024
+
+
+def nearest_squared_distances(points: OuterProducts, centers: OuterProducts) -> Tensor:
+    """Return each point's squared distance to its nearest center.
+
+    Parameters
+    ----------
+    points : OuterProducts
+        N points.
+    centers : OuterProducts
+        M centers, M >= 1, taken in chunks so that memory stays O(N).
+
+    Returns
+    -------
+    Tensor, shape (N,)
+    """
+    nearest = torch.full_like(points.left[:, 0], torch.inf)
+    for start in range(0, len(centers), CHUNK):
+        distances = points.squared_distances(centers[start : start + CHUNK])
+        nearest = nearest.minimum(distances.amin(dim=1))
+    return nearest
+
+
+def k_center_greedy(
+    points: OuterProducts, budget: int, *, anchors: OuterProducts, first: int = 0
+) -> Tensor:
+    """Take the point farthest from what is covered, `budget` times.
+
+    Parameters
+    ----------
+    points : OuterProducts
+        The N candidates.
+    budget : int
+        How many to take, at most N.
+    anchors : OuterProducts
+        M points that are covered already.
+    first : int, default 0
+        Position of the candidate to start from where there are no anchors.
+
+    Returns
+    -------
+    Tensor, shape (budget,), int64
+        Distinct positions in the order taken; of equally far points the lowest first.
+
+    Examples
+    --------
+    >>> line = OuterProducts.plain(torch.tensor([[0.0], [1.0], [5.0], [9.0]]))
+    >>> k_center_greedy(line, 2, anchors=line[:1])
+    tensor([3, 2])
+    """
+    taken = torch.empty(budget, dtype=torch.int64, device=points.left.device)
+    if len(anchors):
+        nearest = nearest_squared_distances(points, anchors)
+    else:
+        nearest = torch.zeros_like(points.left[:, 0])
+        nearest[first] = torch.inf
+    norms = points.squared_norms()
+    for step in range(budget):
+        pick = nearest.argmax()
+        taken[step] = pick
+        left, right = points.left[pick], points.right[pick]
+        inner = (points.left @ left) * (points.right @ right)
+        distances = (norms + norms[pick] - 2 * inner).clamp_(min=0)
+        nearest = torch.minimum(nearest, distances)
+        nearest[pick] = -torch.inf
+    return taken

@@ -1,0 +1,148 @@
+"""Which model queries: the adaptive choice of FairFAL.
+
+Federated Active Learning Under Extreme Non-IID and Global Class Imbalance
+    Chen-Chen Zong and Sheng-Jun Huang. CVPR 2026, arXiv 2603.10341.
+
+A client compares the global model with its local one on a class-balanced view of its
+labels. A skewed or an alien global model should not judge what is uncertain.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "balanced_counts",
+    "balanced_mean",
+    "divergence",
+    "global_model_score",
+    "imbalance",
+]
+
+
+def balanced_counts(labels: Tensor, num_classes: int, *, seed: int) -> Tensor:
+    """Return how often each labeled sample appears in the balanced subset B_k.
+
+    Every sample once; then each class present is topped up by resampling with
+    replacement to the size of the largest class.
+
+    Parameters
+    ----------
+    labels : Tensor, shape (M,), int64
+        Classes of the labeled samples.
+    num_classes : int
+        Number of classes C.
+    seed : int
+        Seed of the resampling; the subset is the same in every cycle.
+
+    Returns
+    -------
+    Tensor, shape (M,), int64
+        All at least 1; the counts of a class sum to the size of the largest class.
+
+    Examples
+    --------
+    >>> balanced_counts(torch.tensor([0, 0, 0, 1]), num_classes=2, seed=42)
+    tensor([1, 1, 1, 3])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.ones(len(labels), dtype=torch.int64)
+    on_cpu = labels.cpu()
+    sizes = torch.bincount(on_cpu, minlength=num_classes)
+    for class_index in sizes.nonzero().flatten().tolist():
+        members = (on_cpu == class_index).nonzero().flatten()
+        missing = int(sizes.max()) - len(members)
+        drawn = torch.randint(len(members), (missing,), generator=generator)
+        counts[members] += torch.bincount(drawn, minlength=len(members))
+    return counts.to(labels.device)
+
+
+def balanced_mean(probs: Tensor, counts: Tensor) -> Tensor:
+    """Return π, the mean softmax over the balanced subset (METHOD §3).
+
+    π = Σ_i n_i p_i / Σ_i n_i, so that repeated samples cost no second forward pass.
+
+    Parameters
+    ----------
+    probs : Tensor, shape (M, C)
+        Class probabilities of the labeled samples.
+    counts : Tensor, shape (M,), int64
+        From `balanced_counts`.
+
+    Returns
+    -------
+    Tensor, shape (C,)
+        A distribution.
+    """
+    weights = counts.to(probs.dtype)
+    return weights @ probs / weights.sum()
+
+
+def imbalance(mean_probs: Tensor, labels: Tensor) -> float:
+    """Return γ_k = min_{c∈C⁺} π_g[c] / max_{c∈C⁺} π_g[c] (METHOD §3).
+
+    Parameters
+    ----------
+    mean_probs : Tensor, shape (C,)
+        π_g, from `balanced_mean` of the global model.
+    labels : Tensor, shape (M,), int64
+        Classes of the labeled samples; C⁺ are the classes among them.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 is balanced, and so is a client with a single class.
+
+    Examples
+    --------
+    >>> round(imbalance(torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0, 1, 2])), 5)
+    0.16667
+    """
+    present = mean_probs[labels.bincount(minlength=len(mean_probs)) > 0]
+    return float(present.min() / present.max())
+
+
+def divergence(global_mean: Tensor, local_mean: Tensor) -> float:
+    """Return d_k = (1/C) Σ_c |π_g[c] − π_l[c]| / (π_g[c] + π_l[c]) (METHOD §3).
+
+    Parameters
+    ----------
+    global_mean, local_mean : Tensor, shape (C,)
+        π_g and π_l, from `balanced_mean`.
+
+    Returns
+    -------
+    float
+        In [0, 1]; a class with 0 / 0 counts as agreement.
+
+    Examples
+    --------
+    >>> pi_g, pi_l = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
+    >>> round(divergence(pi_g, pi_l), 5)
+    0.38889
+    """
+    total = global_mean + local_mean
+    terms = (global_mean - local_mean).abs() / total.where(total > 0, 1.0)
+    return float(terms.mean())
+
+
+def global_model_score(divergence: float, global_imbalance: float) -> float:
+    """Return s_k = 1 − (d_k + γ̄) / 2 (METHOD §3).
+
+    Parameters
+    ----------
+    divergence : float
+        d_k, in [0, 1].
+    global_imbalance : float
+        γ̄, in [0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 1]; above the threshold δ the global model judges uncertainty.
+
+    Examples
+    --------
+    >>> round(global_model_score(0.38889, 0.16667), 5)
+    0.72222
+    """
+    return 1 - (divergence + global_imbalance) / 2

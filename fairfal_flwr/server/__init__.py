@@ -1,0 +1,1 @@
+"""The campaign: annotation and training rounds, cycle by cycle."""

@@ -1,0 +1,113 @@
+"""The global model on the server's test set."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import class_counts, load_test_set
+from fairfal_flwr.device import resolve_device
+from fairfal_flwr.messages import Weights
+from fairfal_flwr.models import Classifier, build_model, predict
+
+__all__ = ["Evaluation", "Evaluator", "rarest_third"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of one model on the test set.
+
+    Parameters
+    ----------
+    accuracy : float
+        Fraction of the images that are classified right.
+    loss : float
+        Mean cross-entropy, in nats.
+    recalls : tuple of float, length C
+        Accuracy on the images of each class; nan for a class without test images.
+    rare_recall : float
+        Mean recall of the rarest third of the classes.
+    """
+
+    accuracy: float
+    loss: float
+    recalls: tuple[float, ...]
+    rare_recall: float
+
+
+class Evaluator:
+    """Builds and tests the global model.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names the image set, the model and the device.
+
+    Raises
+    ------
+    UserError
+        If the images or the device cannot be used.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.test_set = load_test_set(config)
+        self.images = self.test_set.images.to(self.device)
+        self.labels = self.test_set.labels.to(self.device)
+        self.rare_classes = rarest_third(torch.from_numpy(class_counts(config)))
+
+    def new_weights(self, seed: int) -> Weights:
+        """Return a fresh initialization of the global model."""
+        return dict(self._build(seed).state_dict())
+
+    def evaluate(self, weights: Weights) -> Evaluation:
+        """Test the model on every test image, in one pass."""
+        model = self._build(seed=0)
+        model.load_state_dict(weights)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
+        return self._measure(probs)
+
+    def _measure(self, probs: Tensor) -> Evaluation:
+        num_classes = probs.shape[1]
+        right = (probs.argmax(dim=1) == self.labels).float()
+        sizes = self.labels.bincount(minlength=num_classes)
+        hits = self.labels.bincount(weights=right, minlength=num_classes)
+        recalls = (hits / sizes).cpu()
+        likelihood = probs.gather(1, self.labels[:, None]).clamp(min=1e-12)
+        return Evaluation(
+            accuracy=float(right.mean()),
+            loss=float(-likelihood.log().mean()),
+            recalls=tuple(recalls.tolist()),
+            rare_recall=float(recalls[self.rare_classes].nanmean()),
+        )
+
+    def _build(self, seed: int) -> Classifier:
+        channels, height, width = self.images.shape[1:]
+        return build_model(
+            self.config.model.name,
+            in_channels=channels,
+            image_size=(height, width),
+            num_classes=self.test_set.num_classes,
+            seed=seed,
+        )
+
+
+def rarest_third(counts: Tensor) -> Tensor:
+    """Return the C // 3 classes (at least one) with the fewest training images.
+
+    Parameters
+    ----------
+    counts : Tensor, shape (C,), int64
+        Training images of each class; of equal ones the higher class is the rarer, as
+        in a long tail.
+
+    Examples
+    --------
+    >>> rarest_third(torch.tensor([9, 2, 5, 5, 7, 8]))
+    tensor([1, 3])
+    """
+    order = counts.flip(0).argsort(stable=True)
+    return (len(counts) - 1 - order)[: max(1, len(counts) // 3)]

@@ -1,0 +1,247 @@
+"""What a run leaves behind, and what it prints on the way."""
+
+import csv
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import tomli_w
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import replacing
+from fairfal_flwr.messages import SelectReply, Weights
+from fairfal_flwr.paths import output_root
+from fairfal_flwr.report.learning_curve import draw_learning_curve
+
+__all__ = ["CycleRow", "Recorder", "RoundRow"]
+
+log = logging.getLogger("fairfal.server")
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One line of rounds.csv; accuracies are fractions, blank where not measured."""
+
+    cycle: int
+    round: int
+    labels: int
+    clients: int
+    loss: float
+    accuracy: float | None
+    rare_recall: float | None
+    client_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CycleRow:
+    """One entry of summary.json's `cycles` and one row of the printed table."""
+
+    cycle: int
+    labels: int
+    label_fraction: float
+    accuracy: float
+    loss: float
+    rare_recall: float
+    recalls: tuple[float, ...]
+    mean_imbalance: float | None
+    global_queries: int | None
+    query_seconds: float
+    train_seconds: float
+
+
+class Recorder:
+    """Writes the files of one run into one folder and prints its progress.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The configuration as run.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder = _make_folder(config)
+        self.cycles: list[CycleRow] = []
+        self._started = perf_counter()
+        self._work_done = 0.0
+        with replacing(self.folder / "config.toml") as path:
+            path.write_text(tomli_w.dumps(config.model_dump(by_alias=True)))
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is also its campaign's."""
+        return self.folder.name
+
+    def announce(self, num_samples: int, rare_classes: list[int]) -> None:
+        """Say what is about to happen and where it will be found."""
+        config = self.config
+        log.info("results: %s", self.folder)
+        log.info(
+            "%s on %s: %d clients, %d images; %d cycles of %d rounds, %s of the "
+            "images labeled per cycle; rarest third: classes %s",
+            config.query.strategy,
+            config.data.name,
+            config.num_clients,
+            num_samples,
+            config.campaign.num_cycles,
+            config.campaign.num_rounds,
+            f"{config.campaign.budget:.1%}",
+            ", ".join(map(str, rare_classes)),
+        )
+
+    def record_queries(
+        self,
+        cycle: int,
+        strategy: str,
+        replies: Mapping[int, SelectReply],
+        imbalances: Mapping[int, float],
+    ) -> None:
+        """Append one row per client to queries.csv and name who ran out of images."""
+        for client, reply in replies.items():
+            imbalance = imbalances.get(client)
+            row = {"cycle": cycle, "client": client, "strategy": strategy}
+            self._append("queries.csv", row | asdict(reply) | {"imbalance": imbalance})
+            if reply.num_selected < reply.budget:
+                log.warning(
+                    "client %d had only %d images left to label (budget %d)",
+                    client,
+                    reply.num_selected,
+                    reply.budget,
+                )
+
+    def record_round(self, row: RoundRow) -> None:
+        """Append to rounds.csv and print the round's line."""
+        self._append("rounds.csv", asdict(row))
+        campaign = self.config.campaign
+        accuracy = "" if row.accuracy is None else f"  accuracy {row.accuracy:6.1%}"
+        log.info(
+            "cycle %d/%d  round %*d/%d  labels %d  loss %.3f%s  left %s",
+            row.cycle,
+            campaign.num_cycles,
+            len(str(campaign.num_rounds)),
+            row.round,
+            campaign.num_rounds,
+            row.labels,
+            row.loss,
+            accuracy.ljust(18),
+            _duration(self._seconds_left(row)),
+        )
+
+    def record_cycle(self, row: CycleRow, weights: Weights) -> None:
+        """Save the model and the summary so far, and print the cycle's row."""
+        self.cycles.append(row)
+        with replacing(self.folder / "model.safetensors") as path:
+            save_file(weights, path, metadata={"cycle": str(row.cycle)})
+        self._write_summary(finished=False)
+        log.info("%s", self._table([row]))
+
+    def finish(self) -> None:
+        """Write the final summary and the learning curve; print the path."""
+        self._write_summary(finished=True)
+        with replacing(self.folder / "learning-curve.png") as path:
+            draw_learning_curve([self.folder], path)
+        log.info("%s", self._table(self.cycles))
+        log.info("finished in %s", _duration(perf_counter() - self._started))
+        log.info("results: %s", self.folder)
+
+    def _write_summary(self, *, finished: bool) -> None:
+        summary: dict[str, Any] = {
+            "run": self.name,
+            "finished": finished,
+            "strategy": self.config.query.strategy,
+            "data": self.config.data.name,
+            "seed": self.config.seed,
+            "seconds": perf_counter() - self._started,
+            "cycles": [asdict(row) for row in self.cycles],
+        }
+        with replacing(self.folder / "summary.json") as path:
+            path.write_text(json.dumps(summary, indent=1) + "\n")
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        is_new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [key.replace("_", "-") for key in row])
+            if is_new:
+                writer.writeheader()
+            writer.writerow({key.replace("_", "-"): row[key] for key in row})
+
+    def _seconds_left(self, row: RoundRow) -> float:
+        """Scale the time so far by the work left; a round's work is its labels."""
+        campaign = self.config.campaign
+        per_cycle = row.labels / row.cycle
+        done = self._work_done = self._work_done + row.labels
+        total = (
+            campaign.num_rounds
+            * per_cycle
+            * campaign.num_cycles
+            * (campaign.num_cycles + 1)
+            / 2
+        )
+        elapsed = perf_counter() - self._started
+        return elapsed * max(0.0, total - done) / max(done, 1.0)
+
+    def _table(self) -> str:
+        table = Table(
+            "cycle", "labels", "share", "accuracy", "rarest third", "by global"
+        )
+        for row in self.cycles:
+            of_all = f"{row.global_queries} of {self.config.num_clients}"
+            table.add_row(
+                str(row.cycle),
+                str(row.labels),
+                f"{row.label_fraction:.1%}",
+                f"{row.accuracy:.1%}",
+                f"{row.rare_recall:.1%}",
+                "-" if row.global_queries is None else of_all,
+            )
+        text = StringIO()
+        Console(file=text, width=80, color_system=None, legacy_windows=False).print(
+            table
+        )
+        return text.getvalue().rstrip()
+
+
+def _make_folder(config: RunConfig) -> Path:
+    """Create a new folder named after time, image set, strategy and seed."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{stamp}-{config.data.name}-{config.query.strategy}-seed{config.seed}"
+    root = output_root(config.output_dir)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for suffix in ["", *(f"-{number}" for number in range(2, 1000))]:
+            folder = root / f"{name}{suffix}"
+            if not folder.exists():
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise UserError(
+            f"Cannot write results to {root}: {error.strerror or error}; set "
+            "`output-dir` to a folder that can be written."
+        ) from None
+    raise UserError(f"{root} holds too many runs named {name}.")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
