@@ -14,6 +14,8 @@ from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
 
+_FOLDERS = {"data-dir", "output-dir", "state-dir"}
+
 app = typer.Typer(
     help="Federated active learning on Flower.",
     no_args_is_help=True,
@@ -101,6 +103,8 @@ def _run(
 
     values = merge_run_config(folder, overrides)
     config = RunConfig.from_flat(values)
+    for key in _FOLDERS & values.keys():
+        values[key] = _absolute(values[key])
     cores = max(1, _cores() // config.threads)
     at_once = min(actors or cores, config.num_clients)
 
@@ -123,6 +127,11 @@ def _run(
     if record["status"] == COMPLETED:
         return None
     return f"The run ended as {record['status']}: {record['status-details']}"
+
+
+def _absolute(folder: str) -> str:
+    """Return a folder as seen from here; empty stays empty."""
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def _exit_in_order(number: int, _frame: FrameType | None) -> NoReturn:

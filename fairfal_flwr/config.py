@@ -40,13 +40,13 @@ class DataConfig(_Section):
         "digits", description="The image set."
     )
     imbalance_ratio: float = Field(
-        1.0,
+        5.0,
         ge=1,
         description="Long tail of the training images: the largest class over the "
         "smallest (the paper's rho). 1 keeps all images.",
     )
     alpha: float = Field(
-        0.5,
+        0.1,
         gt=0,
         description="Dirichlet concentration of the classes over the clients: 0.1 is "
         "extremely non-IID, 100 nearly homogeneous.",

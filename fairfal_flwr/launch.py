@@ -137,7 +137,7 @@ def _read_override(text: str) -> dict[str, Any]:
     except click.ClickException:
         values = {}
     except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise UserError(f"Cannot read {text}: {error}.") from None
+        raise UserError(f"Cannot read {text}: {error}") from None
     if not values and not text.endswith(".toml"):
         raise UserError(
             f"Cannot read the run config `{text}`: write key=value pairs, text in "
@@ -156,6 +156,9 @@ def free_port() -> int:
 @contextmanager
 def local_superlink(*, verbose: bool = False) -> Iterator[SuperLink]:
     """Start a simulation SuperLink, and stop it with all that it started.
+
+    Its processes work in a folder of their own: relative paths in a run config would
+    mean that one, and modules in the caller's folder cannot stand in for the app's.
 
     Parameters
     ----------
@@ -214,6 +217,7 @@ def _start(link: SuperLink) -> subprocess.Popen[bytes]:
     with link.log.open("wb") as log:
         return subprocess.Popen(
             command,
+            cwd=link.home,  # Ray would import the app's modules from here first
             env=link.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -139,11 +139,12 @@ class StatusRequest(Request):
 
 @dataclass(frozen=True)
 class StatusReply(Reply):
-    """The client's index among the clients, and its counts."""
+    """The client's index among the clients, its counts, and 1 if it uses a GPU."""
 
     client: int
     num_samples: int
     num_labeled: int
+    on_gpu: int
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,16 @@ class Participant:
         self.ledger = Ledger(path, shard.fingerprint)
         self.annotator = Oracle(shard.sample_ids, labels)
         self.shard = shard.to(self.device)
-        self._introduce()
 
     def status(self, _request: StatusRequest) -> StatusReply:
-        """Say who this is and how much there is."""
+        """Say who this is and how much there is; the first message of a campaign."""
+        self._introduce()
         labeled, _ = self.ledger.labeled()
         return StatusReply(
-            client=self.index, num_samples=len(self.shard), num_labeled=len(labeled)
+            client=self.index,
+            num_samples=len(self.shard),
+            num_labeled=len(labeled),
+            on_gpu=int(self.device.type == "cuda"),
         )
 
     def train(self, request: TrainRequest) -> TrainReply:

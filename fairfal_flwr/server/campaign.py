@@ -101,7 +101,9 @@ class Campaign:
             )
         self.num_samples = sum(status.num_samples for status in statuses.values())
         self.recorder.announce(
-            self.num_samples, self.evaluator.rare_classes.sort().values.tolist()
+            self.num_samples,
+            num_gpus=sum(status.on_gpu for status in statuses.values()),
+            rare_classes=sorted(self.evaluator.rare_classes.tolist()),
         )
 
     def run_cycle(self, cycle: int) -> None:

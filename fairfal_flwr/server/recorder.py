@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -80,7 +81,7 @@ class Recorder:
         self.folder = _make_folder(config)
         self.cycles: list[CycleRow] = []
         self._started = perf_counter()
-        self._work_done = 0.0
+        self._progress: deque[tuple[float, int]] = deque(maxlen=20)
         with replacing(self.folder / "config.toml") as path:
             path.write_text(tomli_w.dumps(config.model_dump(by_alias=True)))
 
@@ -89,20 +90,23 @@ class Recorder:
         """The run's name, which is also its campaign's."""
         return self.folder.name
 
-    def announce(self, num_samples: int, rare_classes: list[int]) -> None:
+    def announce(
+        self, num_samples: int, num_gpus: int, rare_classes: Sequence[int]
+    ) -> None:
         """Say what is about to happen and where it will be found."""
-        config = self.config
+        config, campaign = self.config, self.config.campaign
         log.info("results: %s", self.folder)
         log.info(
-            "%s on %s: %d clients, %d images; %d cycles of %d rounds, %s of the "
-            "images labeled per cycle; rarest third: classes %s",
+            "%s on %s: %d clients (%d on a GPU), %d images; %d cycles of %d rounds, "
+            "%.1f%% of the images labeled per cycle; rarest third: classes %s",
             config.query.strategy,
             config.data.name,
             config.num_clients,
+            num_gpus,
             num_samples,
-            config.campaign.num_cycles,
-            config.campaign.num_rounds,
-            f"{config.campaign.budget:.1%}",
+            campaign.num_cycles,
+            campaign.num_rounds,
+            100 * campaign.budget,
             ", ".join(map(str, rare_classes)),
         )
 
@@ -141,7 +145,7 @@ class Recorder:
             row.labels,
             row.loss,
             accuracy.ljust(18),
-            _duration(self._seconds_left(row)),
+            self._time_left(row),
         )
 
     def record_cycle(self, row: CycleRow, weights: Weights) -> None:
@@ -183,27 +187,37 @@ class Recorder:
                 writer.writeheader()
             writer.writerow({key.replace("_", "-"): row[key] for key in row})
 
-    def _seconds_left(self, row: RoundRow) -> float:
-        """Scale the time so far by the work left; a round's work is its labels."""
-        campaign = self.config.campaign
-        per_cycle = row.labels / row.cycle
-        done = self._work_done = self._work_done + row.labels
-        total = (
-            campaign.num_rounds
-            * per_cycle
-            * campaign.num_cycles
-            * (campaign.num_cycles + 1)
-            / 2
-        )
-        elapsed = perf_counter() - self._started
-        return elapsed * max(0.0, total - done) / max(done, 1.0)
+    def _time_left(self, row: RoundRow) -> str:
+        """Scale the time of the last rounds by the work left.
 
-    def _table(self) -> str:
-        table = Table(
-            "cycle", "labels", "share", "accuracy", "rarest third", "by global"
+        The work of a round is its labels, which grow by the same number each cycle.
+        """
+        campaign = self.config.campaign
+        rounds_left = campaign.num_rounds - row.round
+        cycles_left = range(row.cycle + 1, campaign.num_cycles + 1)
+        per_cycle = row.labels / row.cycle
+        work_left = rounds_left * row.labels + campaign.num_rounds * per_cycle * sum(
+            cycles_left
         )
-        for row in self.cycles:
-            of_all = f"{row.global_queries} of {self.config.num_clients}"
+        self._progress.append((perf_counter(), row.labels))
+        (start, first), (now, _) = self._progress[0], self._progress[-1]
+        work_done = sum(labels for _, labels in self._progress) - first
+        if not work_done:
+            return "?"
+        return _duration((now - start) * work_left / work_done)
+
+    def _table(self, rows: Sequence[CycleRow]) -> str:
+        table = Table(
+            "cycle",
+            "labels",
+            "share",
+            "accuracy",
+            "rarest third",
+            "queried by global model",
+            box=SIMPLE,
+        )
+        for row in rows:
+            of_all = f"{row.global_queries} of {self.config.num_clients} clients"
             table.add_row(
                 str(row.cycle),
                 str(row.labels),
@@ -213,9 +227,7 @@ class Recorder:
                 "-" if row.global_queries is None else of_all,
             )
         text = StringIO()
-        Console(file=text, width=80, color_system=None, legacy_windows=False).print(
-            table
-        )
+        Console(file=text, width=80, color_system=None).print(table)
         return text.getvalue().rstrip()
 
 

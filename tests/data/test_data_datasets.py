@@ -49,8 +49,7 @@ def fake_torchvision(
     monkeypatch: pytest.MonkeyPatch, download: Callable[[str], None]
 ) -> None:
     """Replace torchvision's FashionMNIST, so that no test downloads or imports it."""
-    fake = SimpleNamespace(FashionMNIST=lambda root, download: action(root))
-    action = download
+    fake = SimpleNamespace(FashionMNIST=lambda root, **options: download(root))
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(datasets=fake))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
 
@@ -80,13 +79,10 @@ def test_digits_have_the_documented_sizes_and_a_balanced_test_set():
 
 
 def test_digits_repeat_each_pixel_and_use_the_full_range():
-    images = load_image_set("digits", "").train_images
+    images = load_image_set("digits", "").test_images
     assert torch.equal(images[:, :, ::2, ::2], images[:, :, 1::2, 1::2])
     # The first digit's first row in the file is 0 0 5 13 9 1 0 0; 16 becomes 255.
-    assert images[0, 0, 0, ::2].tolist() == [0, 0, 80, 207, 143, 16, 0, 0] or (
-        load_image_set("digits", "").test_images[0, 0, 0, ::2].tolist()
-        == [0, 0, 80, 207, 143, 16, 0, 0]
-    )
+    assert images[0, 0, 0, ::2].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
     assert images.min() == 0
     assert images.max() == 255
 
@@ -191,10 +187,6 @@ def test_a_given_folder_is_never_replaced_by_another_place(tmp_path, empty_machi
         read_fashion_mnist(str(tmp_path / "mine"))
 
 
-def damaged(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
-
-
 LABELS = idx(np.arange(20) % 10)
 
 
@@ -253,7 +245,7 @@ def test_a_forbidden_file_is_named(tmp_path, monkeypatch):
         read_fashion_mnist(str(tmp_path))
 
 
-def test_no_files_at_all_mean_no_files_of_a_split_without_images(tmp_path):
+def test_a_split_without_images_is_an_error(tmp_path):
     write_small_copy(tmp_path)
     (tmp_path / TRAIN_IMAGES).write_bytes(idx(np.zeros((0, 28, 28))))
     (tmp_path / TRAIN_LABELS).write_bytes(idx(np.zeros(0)))
@@ -304,7 +296,7 @@ def test_two_downloads_at_once_do_not_harm_each_other(empty_machine, monkeypatch
 
 
 def fail_to_download(root: str) -> None:
-    raise RuntimeError("Error downloading a:\nTried b, got:\n<urlopen error no route>")
+    raise RuntimeError("Error downloading a:\nTried b, got:\n<no route>")
 
 
 def half_download(root: str) -> None:
@@ -317,7 +309,7 @@ def half_download(root: str) -> None:
     [
         (
             fail_to_download,
-            "Error downloading a: Tried b, got: <urlopen error no route>",
+            "Error downloading a: Tried b, got: <no route>",
         ),
         (half_download, f"an incomplete folder is in its place: no {TEST_LABELS}"),
     ],

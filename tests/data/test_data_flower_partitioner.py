@@ -1,17 +1,24 @@
-"""The deal as flwr-datasets sees it: the same rows as `load_shard`."""
+"""The deal as flwr-datasets sees it: the same rows as `load_shard`.
+
+Slow for its imports: flwr-datasets takes as long as all other tests of the folder.
+"""
+
+from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
 
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import load_image_set, load_shard
-from fairfal_flwr.data.flower_partitioner import BalancedDirichletPartitioner
 from fairfal_flwr.data.shard import _training_rows
 from fairfal_flwr.errors import UserError
 
+pytestmark = pytest.mark.slow
 
-def partitioner(dataset: Dataset, num_partitions: int, alpha: float, seed: int = 0):
+
+def partitioner(dataset: Any, num_partitions: int, alpha: float, seed: int = 0) -> Any:
+    from fairfal_flwr.data.flower_partitioner import BalancedDirichletPartitioner
+
     made = BalancedDirichletPartitioner(num_partitions, "label", alpha, seed)
     made.dataset = dataset
     return made
@@ -19,6 +26,8 @@ def partitioner(dataset: Dataset, num_partitions: int, alpha: float, seed: int =
 
 @pytest.mark.parametrize("ratio", [1.0, 20.0, 1000.0])
 def test_flower_s_partitions_are_the_shards(ratio):
+    from datasets import ClassLabel, Dataset, Features, Value
+
     run = RunConfig.from_flat(
         {"seed": 3, "data.imbalance-ratio": ratio, "data.alpha": 0.3}
     )
@@ -36,14 +45,18 @@ def test_flower_s_partitions_are_the_shards(ratio):
 
 
 def test_plain_integers_will_do_as_labels():
+    from datasets import Dataset
+
     dataset = Dataset.from_dict({"label": [0, 1, 2, 0, 1, 2, 0], "row": range(7)})
     parts = partitioner(dataset, 2, 1.0)
-    rows = [parts.load_partition(client)["row"][:] for client in (0, 1)]
-    assert [len(part) for part in rows] == [4, 3]
-    assert sorted(sum(rows, [])) == list(range(7))
+    first, second = (parts.load_partition(client)["row"][:] for client in (0, 1))
+    assert (len(first), len(second)) == (4, 3)
+    assert sorted(first + second) == list(range(7))
 
 
 def test_more_partitions_than_rows_are_refused():
-    dataset = Dataset.from_dict({"label": [0, 1]})
+    from datasets import Dataset
+
+    parts = partitioner(Dataset.from_dict({"label": [0, 1]}), 3, 1.0)
     with pytest.raises(UserError, match=r"^`num-clients` is 3; allowed: 1 to 2"):
-        partitioner(dataset, 3, 1.0).load_partition(0)
+        parts.load_partition(0)

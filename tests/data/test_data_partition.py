@@ -189,7 +189,7 @@ def test_a_test_set_is_dealt_by_its_columns():
 
 def test_training_and_test_images_follow_the_same_proportions():
     labels = np.arange(60000) % 10
-    rows, proportions = deal(labels, 10, 0.5)
+    _, proportions = deal(labels, 10, 0.5)
     test_labels = np.arange(10000) % 10
     test_rows = deal_by_proportions(test_labels, proportions, np.random.default_rng(1))
     assert class_table(test_labels, test_rows) == pytest.approx(
