@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from fairfal_flwr.config import LocalConfig, TrainConfig
 from fairfal_flwr.models import Classifier
 
-__all__ = ["LabeledImages", "train_local_model", "train_round"]
+__all__ = ["LabeledImages", "Objective", "train_local_model", "train_round"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class LabeledImages:
         return type(self)(inputs, self.labels[rows])
 
 
+Objective = Callable[[Classifier, LabeledImages], Tensor]
+
+
+def supervised_loss(model: Classifier, batch: LabeledImages) -> Tensor:
+    """Return the mean cross-entropy of a batch, the default objective."""
+    return cross_entropy(model(batch.inputs), batch.labels)
+
+
 def train_round(
     model: Classifier,
     data: LabeledImages,
@@ -50,6 +58,8 @@ def train_round(
     *,
     lr: float,
     generator: torch.Generator,
+    objective: Objective = supervised_loss,
+    correct_gradients: Callable[[], None] | None = None,
 ) -> float:
     """Train a client's copy of the global model for one federated round.
 
@@ -65,17 +75,28 @@ def train_round(
         Learning rate of the round.
     generator : torch.Generator
         Of the CPU; shuffles and mirrors.
+    objective : callable, default cross-entropy
+        The loss of a mini-batch.
+    correct_gradients : callable, optional
+        Called between backward pass and step; adds to the gradients in place.
 
     Returns
     -------
     float
-        Mean cross-entropy over the last epoch.
+        Mean objective over the last epoch.
     """
     optimizer = _optimizer(model, settings, lr)
-    model.train()
     loss = float("nan")
     for _ in range(settings.epochs):
-        loss = _epoch(model, data, optimizer, settings, generator)
+        loss = _epoch(
+            model,
+            data,
+            optimizer,
+            settings,
+            generator,
+            objective=objective,
+            before_step=correct_gradients,
+        )
     return loss
 
 
@@ -111,7 +132,6 @@ def train_local_model(
     schedule = MultiStepLR(optimizer, [local.lr_milestone], gamma=settings.lr_decay)
     per_step = local.lr_milestone_unit == "step"
     for epoch in range(1, local.max_epochs + 1):
-        model.train()
         after_step = schedule.step if per_step else None
         _epoch(model, data, optimizer, settings, generator, after_step=after_step)
         if not per_step:
@@ -138,9 +158,12 @@ def _epoch(
     settings: TrainConfig,
     generator: torch.Generator,
     *,
+    objective: Objective = supervised_loss,
+    before_step: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> float:
-    """Go once over the data in random order; return the mean loss."""
+    """Go once over the data in random order; return the mean objective."""
+    model.train()
     device = data.labels.device
     order = torch.randperm(len(data), generator=generator).to(device)
     mirrored = None
@@ -149,9 +172,11 @@ def _epoch(
     total = torch.zeros((), device=device)
     for rows in torch.split(order, settings.batch_size):
         batch = data.take(rows, mirrored=None if mirrored is None else mirrored[rows])
-        loss = cross_entropy(model(batch.inputs), batch.labels)
+        loss = objective(model, batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if before_step is not None:
+            before_step()
         optimizer.step()
         if after_step is not None:
             after_step()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Model", "Outputs", "QueryContext", "Selection", "Split"]
 
-Model = Literal["global", "local"]
+Model = Literal["global", "local", "local-last", "finetuned", "distilled"]
 Split = Literal["pool", "labeled"]
 
 
