@@ -315,7 +315,7 @@ def _walk(section: _Section, prefix: str = "") -> Iterator[tuple[str, Any, Field
 
 def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, RunConfig().to_flat(), n=1)
-    return f"unknown key `{key}`" + (f", did you mean `{near[0]}`?" if near else "")
+    return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
 
 def _explain(detail: ErrorDetails) -> str:

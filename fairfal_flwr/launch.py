@@ -200,6 +200,8 @@ def _environment(home: Path, *, verbose: bool) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([tools, os.environ.get("PATH", os.defpath)]),
     }
+    if results := os.environ.get("FAIRFAL_HOME"):  # as seen from the caller's folder
+        private["FAIRFAL_HOME"] = str(Path(results).absolute())
     return _DEFAULTS | level | dict(os.environ) | private
 
 

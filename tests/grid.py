@@ -1,12 +1,11 @@
 """A Grid that runs the ClientApp in this process: real messages, no servers."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -27,14 +26,14 @@ class InProcessGrid(Grid):
         self,
         run_config: dict[str, Any],
         num_nodes: int,
-        app: ClientApp = client_app,
+        app: Callable[[Message, Context], Message] = client_app,
     ) -> None:
         TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
         self.app = app
         self.requests: list[Message] = []
         self.replies: list[Message] = []
         self._shuffle = random.Random(num_nodes)
-        self._contexts = {
+        self.contexts = {
             FIRST_NODE_ID + index: Context(
                 run_id=1,
                 node_id=FIRST_NODE_ID + index,
@@ -56,7 +55,7 @@ class InProcessGrid(Grid):
         raise NotImplementedError
 
     def get_node_ids(self) -> list[int]:
-        return self._shuffle.sample(list(self._contexts), len(self._contexts))
+        return self._shuffle.sample(list(self.contexts), len(self.contexts))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         raise NotImplementedError
@@ -77,7 +76,7 @@ class InProcessGrid(Grid):
         message.metadata.__dict__["_message_id"] = str(uuid4())
         self.requests.append(message)
         try:
-            return self.app(message, self._contexts[node])
+            return self.app(message, self.contexts[node])
         except Exception as error:  # as Flower does: a crash is an error reply
             reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, repr(error))
             return Message(reason, reply_to=message)
@@ -89,7 +88,9 @@ def run_campaign(
     """Run a whole campaign in this process, with participants of its own."""
     find_participant.cache_clear()
     config = RunConfig.from_flat(overrides)
-    grid = InProcessGrid(overrides, num_nodes or config.num_clients)
+    grid = InProcessGrid(
+        overrides, config.num_clients if num_nodes is None else num_nodes
+    )
     campaign = Campaign(config, grid)
     campaign.run()
     return campaign, grid

@@ -220,6 +220,13 @@ def test_the_users_settings_win_and_the_home_is_private(monkeypatch, tmp_path):
     assert int(environment["MALLOC_TOP_PAD_"]) > 2**20
 
 
+def test_a_relative_home_for_results_is_the_callers(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAIRFAL_HOME", "mine")
+    environment = launch._environment(Path("/tmp/x"), verbose=False)
+    assert environment["FAIRFAL_HOME"] == str(tmp_path / "mine")
+
+
 @pytest.mark.parametrize(
     "line",
     [

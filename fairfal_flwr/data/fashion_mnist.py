@@ -10,9 +10,7 @@ only, and its folder layout (`FashionMNIST/raw`) is understood.
 
 import gzip
 import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
 from math import prod
 from pathlib import Path
@@ -21,10 +19,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from fairfal_flwr.data.image_set import ImageSet, Request, Source
+from fairfal_flwr.data.reading import check_class_names, datasets_folder, reading
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.paths import home
 
-__all__ = ["CLASS_NAMES", "read_fashion_mnist"]
+__all__ = ["CLASS_NAMES", "FASHION_MNIST", "read_fashion_mnist"]
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -69,20 +68,24 @@ def read_fashion_mnist(data_dir: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     UserError
         If a file is missing, unreadable, cut short or not what it should be.
     """
-    if data_dir:
-        place = f"`data-dir` is {data_dir!r}"
-        folder = _given_folder(Path(data_dir).expanduser().absolute(), place)
-    else:
-        folder = _usual_folder()
-        place = f"Fashion-MNIST is in {str(folder)!r}"
+    folder, place = _locate(data_dir)
     train_images, train_labels = _read_split(folder, FILES[0], FILES[1], place)
     test_images, test_labels = _read_split(folder, FILES[2], FILES[3], place)
     return train_images, train_labels, test_images, test_labels
 
 
+def _locate(data_dir: str) -> tuple[Path, str]:
+    """Return the folder of the files, and how a message about it begins."""
+    if data_dir:
+        place = f"`data-dir` is {data_dir!r}"
+        return _given_folder(Path(data_dir).expanduser().absolute(), place), place
+    folder = _usual_folder()
+    return folder, f"Fashion-MNIST is in {str(folder)!r}"
+
+
 def _given_folder(root: Path, place: str) -> Path:
     """Return the folder in or under `root` that holds all files."""
-    with _told_in_one_line(place, root):
+    with reading(place, root):
         if not root.is_dir():
             raise UserError(f"{place}, but there is no folder {str(root)!r}.")
         raw = root / "FashionMNIST" / "raw"
@@ -97,7 +100,7 @@ def _given_folder(root: Path, place: str) -> Path:
 
 def _usual_folder() -> Path:
     """Return the folder of an installed or downloaded copy; download if need be."""
-    root = (home() / "datasets").expanduser().absolute()
+    root = datasets_folder()
     downloaded = root / "FashionMNIST" / "raw"
     for folder in (DEBIAN_FOLDER, downloaded):
         if not _missing(folder):
@@ -137,22 +140,6 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-@contextmanager
-def _told_in_one_line(place: str, path: Path) -> Iterator[None]:
-    """Turn what reading `path` can raise into a one-line `UserError`."""
-    try:
-        yield
-    except EOFError:
-        problem = "it is cut short"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (ValueError, zlib.error) as error:
-        problem = str(error)
-    else:
-        return
-    raise UserError(f"{place}, but {str(path)!r} cannot be read: {problem}.") from None
-
-
 def _read_split(
     folder: Path, image_file: str, label_file: str, place: str
 ) -> tuple[Tensor, Tensor]:
@@ -160,11 +147,11 @@ def _read_split(
     image_path, label_path = _find(folder, image_file), _find(folder, label_file)
     assert image_path is not None
     assert label_path is not None
-    with _told_in_one_line(place, image_path):
+    with reading(place, image_path):
         images = _read_idx(image_path, num_dims=3)
         if images.shape[1:] != (_SIDE, _SIDE):
             raise ValueError(f"its images are not {_SIDE}x{_SIDE}")
-    with _told_in_one_line(place, label_path):
+    with reading(place, label_path):
         labels = _read_idx(label_path, num_dims=1).long()
         if len(labels) != len(images):
             raise ValueError(f"{len(labels)} labels for {len(images)} images")
@@ -188,3 +175,28 @@ def _read_idx(path: Path, num_dims: int) -> Tensor:
     if len(content) > offset + prod(shape):
         raise ValueError("it is longer than its header says")
     return torch.frombuffer(content, dtype=torch.uint8)[offset:].view(shape)
+
+
+def _read(request: Request) -> ImageSet:
+    """Return Fashion-MNIST, normalized as METHOD section 2 says."""
+    train_images, train_labels, test_images, test_labels = read_fashion_mnist(
+        request.folder
+    )
+    return ImageSet(
+        name=request.name,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        class_names=check_class_names(request.class_names, CLASS_NAMES, request.name),
+        mean=(0.286,),
+        std=(0.353,),
+    )
+
+
+def _files(request: Request) -> list[Path]:
+    folder, _ = _locate(request.folder)
+    return [path for name in FILES if (path := _find(folder, name))]
+
+
+FASHION_MNIST = Source(_read, _files)

@@ -11,7 +11,7 @@ from fairfal_flwr.query.gradient_embedding import OuterProducts
 
 __all__ = ["k_center_greedy", "nearest_squared_distances"]
 
-CHUNK = 1024
+CHUNK = 2**22  # distances held at once: 16 MiB
 
 
 def nearest_squared_distances(points: OuterProducts, centers: OuterProducts) -> Tensor:
@@ -22,15 +22,17 @@ def nearest_squared_distances(points: OuterProducts, centers: OuterProducts) -> 
     points : OuterProducts
         N points.
     centers : OuterProducts
-        M centers, M >= 1, taken in chunks so that memory stays O(N).
+        M centers, taken in chunks of at most `CHUNK` distances.
 
     Returns
     -------
     Tensor, shape (N,)
+        Infinite where M is 0.
     """
     nearest = torch.full_like(points.left[:, 0], torch.inf)
-    for start in range(0, len(centers), CHUNK):
-        distances = points.squared_distances(centers[start : start + CHUNK])
+    step = max(1, CHUNK // max(1, len(points)))
+    for start in range(0, len(centers), step):
+        distances = points.squared_distances(centers[start : start + step])
         nearest = nearest.minimum(distances.amin(dim=1))
     return nearest
 
@@ -63,14 +65,10 @@ def k_center_greedy(
     tensor([3, 2])
     """
     taken = torch.empty(budget, dtype=torch.int64, device=points.left.device)
-    if len(anchors):
-        nearest = nearest_squared_distances(points, anchors)
-    else:
-        nearest = torch.zeros_like(points.left[:, 0])
-        nearest[first] = torch.inf
+    nearest = nearest_squared_distances(points, anchors)  # inf without anchors
     norms = points.squared_norms()
     for step in range(budget):
-        pick = nearest.argmax()
+        pick = nearest.argmax() if step or len(anchors) else taken.new_tensor(first)
         taken[step] = pick
         left, right = points.left[pick], points.right[pick]
         inner = (points.left @ left) * (points.right @ right)

@@ -1,0 +1,108 @@
+"""The ledger loses nothing, asks nothing twice, and belongs to one shard."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from fairfal_flwr.client.ledger import Ledger
+from fairfal_flwr.errors import UserError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "campaign" / "client-0000.sqlite"
+
+
+def ids(*values):
+    return np.array(values, dtype=np.int64)
+
+
+def test_requests_become_labels(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(9, 4, 7), suggestions=ids(0, 1, 1))
+    assert ledger.unanswered().tolist() == [9, 4, 7]
+    assert ledger.requested().tolist() == [4, 7, 9]
+    ledger.record_answers(ids(9, 4), ids(2, 3), "oracle")
+    assert ledger.unanswered().tolist() == [7]
+    sample_ids, labels = ledger.labeled()
+    assert (sample_ids.tolist(), labels.tolist()) == ([4, 9], [3, 2])
+
+
+def test_a_cycle_keeps_its_first_selection(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(9, 4), notes={"score": 0.5})
+    ledger.record_selection(1, "fairfal", ids(1, 2), notes={"score": 0.9})
+    assert ledger.selection(1).tolist() == [9, 4]
+    assert ledger.notes(1) == {"score": 0.5}
+    assert ledger.knows_cycle(1)
+    assert not ledger.knows_cycle(2)
+
+
+def test_everything_survives_reopening(path):
+    Ledger(path, "abc").record_selection(1, "random", ids(3, 1))
+    Ledger(path, "abc").record_answers(ids(3), ids(8), "oracle")
+    reopened = Ledger(path, "abc")
+    assert reopened.selection(1).tolist() == [3, 1]
+    assert reopened.unanswered().tolist() == [1]
+    assert reopened.labeled()[1].tolist() == [8]
+
+
+def test_an_empty_selection_is_a_known_cycle(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(4, "random", ids())
+    assert ledger.knows_cycle(4)
+    assert ledger.selection(4).tolist() == []
+    assert [array.tolist() for array in ledger.labeled()] == [[], []]
+
+
+def test_a_sample_is_never_asked_for_twice_and_a_failed_request_leaves_no_trace(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5))
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.record_selection(2, "random", ids(6, 5))
+    assert not ledger.knows_cycle(2)
+    assert ledger.requested().tolist() == [5]
+
+
+def test_answers_are_stored_all_or_none(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5, 6))
+
+    class Unreadable:
+        def tolist(self):
+            return [1, object()]
+
+    with pytest.raises(sqlite3.Error):
+        ledger.record_answers(ids(5, 6), Unreadable(), "oracle")
+    assert ledger.unanswered().tolist() == [5, 6]
+
+
+def test_who_answered_and_when_is_kept(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5))
+    ledger.record_answers(ids(5), ids(2), "Dr. O'Neil")
+    with sqlite3.connect(path) as db:
+        row = db.execute("SELECT annotator, answered_at FROM request").fetchone()
+    assert row[0] == "Dr. O'Neil"
+    assert row[1].endswith("+00:00")
+
+
+def test_other_images_are_refused(path):
+    Ledger(path, "abc")
+    with pytest.raises(UserError, match="fingerprint abc, found xyz"):
+        Ledger(path, "xyz")
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(UserError, match="set `state-dir` to a folder"):
+        Ledger(blocker / "client.sqlite", "abc")
+
+
+def test_a_damaged_file_is_one_clear_line(path):
+    path.parent.mkdir()
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(UserError, match=r"Cannot write the label ledger .*sqlite"):
+        Ledger(path, "abc")

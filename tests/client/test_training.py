@@ -1,0 +1,210 @@
+"""The training loop: schedules, stops, plugs and determinism."""
+
+import pytest
+import torch
+from torch import nn
+
+from fairfal_flwr.client.training import (
+    LabeledImages,
+    train_local_model,
+    train_round,
+)
+from fairfal_flwr.config import LocalConfig, TrainConfig
+from fairfal_flwr.models import Classifier, as_input, build_model, predict
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def blobs(count=60, num_classes=3):
+    """Images whose brightness tells their class."""
+    labels = torch.arange(count) % num_classes
+    noise = torch.randn(count, 1, 16, 16, generator=generator(1))
+    inputs = labels.float()[:, None, None, None] * 2 + 0.1 * noise
+    return LabeledImages(inputs, labels)
+
+
+def small_model(seed=0, num_classes=3):
+    return build_model(
+        "cnn4", in_channels=1, image_size=(16, 16), num_classes=num_classes, seed=seed
+    )
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_one_step_is_sgd_by_hand():
+    """Loss = -log softmax(W x)[y] at W = 0: the gradient is (1/2 - onehot(y)) x^T."""
+    head = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(head.weight)
+    model = Classifier(nn.Flatten(), head)
+    data = LabeledImages(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([0]))
+    settings = TrainConfig(epochs=1, weight_decay=0.0)
+    loss = train_round(model, data, settings, lr=0.1, generator=generator())
+    assert loss == pytest.approx(0.6931, abs=1e-4)
+    expected = torch.tensor([[0.05, 0.15], [-0.05, -0.15]])
+    torch.testing.assert_close(head.weight.detach(), expected)
+
+
+def test_same_generator_same_weights():
+    trained = []
+    for _ in range(2):
+        model = small_model()
+        train_round(
+            model,
+            blobs(),
+            TrainConfig(horizontal_flip=True),
+            lr=0.01,
+            generator=generator(),
+        )
+        trained.append(weights(model))
+    assert torch.equal(*trained)
+
+
+def test_training_lowers_the_loss():
+    model, data, settings = small_model(), blobs(), TrainConfig(batch_size=10)
+    first = train_round(model, data, settings, lr=0.01, generator=generator())
+    last = train_round(model, data, settings, lr=0.01, generator=generator())
+    assert last < first
+
+
+def test_gradient_corrections_act_before_the_step():
+    """A correction that cancels the gradient leaves only weight decay, here none."""
+    model = small_model()
+    before = weights(model)
+
+    def cancel():
+        for parameter in model.parameters():
+            parameter.grad.zero_()
+
+    settings = TrainConfig(weight_decay=0.0, epochs=2)
+    train_round(
+        model,
+        blobs(),
+        settings,
+        lr=0.1,
+        generator=generator(),
+        correct_gradients=cancel,
+    )
+    assert torch.equal(weights(model), before)
+
+
+def test_the_objective_can_be_replaced():
+    def constant(model, batch):
+        return 0 * model(batch.inputs).sum() + 2
+
+    loss = train_round(
+        small_model(),
+        blobs(),
+        TrainConfig(),
+        lr=0.1,
+        generator=generator(),
+        objective=constant,
+    )
+    assert loss == pytest.approx(2.0)
+
+
+def test_a_last_batch_of_one_image_trains():
+    train_round(
+        small_model(),
+        blobs(count=11),
+        TrainConfig(batch_size=10),
+        lr=0.01,
+        generator=generator(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "milestone", "steps_before"), [("step", 2, 2), ("epoch", 2, 4)]
+)
+def test_the_local_learning_rate_drops_at_its_milestone(unit, milestone, steps_before):
+    """Three epochs of two steps; features of zero keep the accuracy at one half."""
+    head = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(head.weight)
+    model = Classifier(nn.Flatten(), head)
+    data = LabeledImages(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 1, 1]))
+    settings = TrainConfig(
+        batch_size=2, lr=1.0, momentum=0.0, weight_decay=0.0, lr_decay=1e-9
+    )
+    local = LocalConfig(
+        max_epochs=3, stop_accuracy=1.0, lr_milestone=milestone, lr_milestone_unit=unit
+    )
+    rates = []
+    original = torch.optim.SGD.step
+
+    def record(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", record)
+        train_local_model(model, data, settings, local, generator=generator())
+    assert rates[:steps_before] == [1.0] * steps_before
+    assert rates[steps_before:] == [pytest.approx(1e-9)] * (6 - steps_before)
+
+
+def test_the_local_model_stops_once_it_knows_its_labels():
+    epochs = train_local_model(
+        small_model(),
+        blobs(),
+        TrainConfig(batch_size=10),
+        LocalConfig(lr_milestone=1000),
+        generator=generator(),
+    )
+    assert 1 <= epochs < 50
+
+
+def test_mirrored_rows_are_flipped_and_no_others():
+    images = torch.arange(4.0).view(2, 1, 1, 2)
+    taken = LabeledImages(images, torch.tensor([5, 6])).take(
+        torch.tensor([1, 0]), mirrored=torch.tensor([True, False])
+    )
+    assert taken.inputs.flatten().tolist() == [3.0, 2.0, 0.0, 1.0]
+    assert taken.labels.tolist() == [6, 5]
+
+
+def test_as_input_normalizes_each_channel():
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
+    normalized = as_input(images, mean=(0.5, 0.25), std=(0.5, 0.25))
+    assert normalized.flatten().tolist() == [-1.0, 3.0]
+
+
+def test_predict_leaves_mode_and_weights_and_needs_no_batch_size(monkeypatch):
+    model = small_model().train()
+    images = torch.randint(0, 256, (9, 1, 16, 16), generator=generator()).byte()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    probs, features = predict(model, images, (0.5,), (0.5,))
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert (probs.shape, features.shape) == ((9, 3), (9, 64))
+    monkeypatch.setattr("fairfal_flwr.models.inference.BATCH_SIZE", 2)
+    torch.testing.assert_close(predict(model, images, (0.5,), (0.5,))[0], probs)
+
+
+def test_predict_of_no_image_is_empty():
+    images = torch.zeros(0, 1, 16, 16, dtype=torch.uint8)
+    probs, features = predict(small_model(), images, (0.5,), (0.5,))
+    assert (probs.shape, features.shape) == ((0, 3), (0, 64))
+
+
+def test_initialization_follows_its_seed_and_leaves_the_global_stream_alone():
+    state = torch.get_rng_state()
+    assert torch.equal(weights(small_model(1)), weights(small_model(1)))
+    assert not torch.equal(weights(small_model(1)), weights(small_model(2)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("size", "features"), [(16, 64), (28, 64), (32, 256)])
+def test_cnn4_has_the_papers_number_of_features(size, features):
+    model = build_model(
+        "cnn4", in_channels=3, image_size=(size, size), num_classes=7, seed=0
+    )
+    assert model.head.in_features == features
+    assert not model.head.bias.any()
+
+
+def test_cnn4_refuses_images_that_it_would_halve_to_nothing():
+    with pytest.raises(ValueError, match="at least 16x16"):
+        build_model("cnn4", in_channels=1, image_size=(8, 28), num_classes=2, seed=0)

@@ -1,0 +1,71 @@
+"""`select`: the one way to call a strategy, and what it refuses."""
+
+import pytest
+import torch
+
+from fairfal_flwr.query import Outputs, QueryContext, Selection, select
+from fairfal_flwr.query.registry import STRATEGIES, strategy
+
+
+@pytest.fixture
+def context() -> QueryContext:
+    return QueryContext.from_outputs(
+        {("global", "pool"): Outputs(torch.full((5, 2), 0.5), torch.ones(5, 3))},
+        labels=torch.tensor([0]),
+        num_classes=2,
+    )
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Let a test register strategies that vanish with it."""
+    monkeypatch.setattr("fairfal_flwr.query.registry.STRATEGIES", dict(STRATEGIES))
+    return strategy
+
+
+def test_an_unknown_strategy_is_answered_with_the_known_ones(context):
+    with pytest.raises(ValueError, match=r"Unknown strategy 'x'; known: .*fairfal"):
+        select("x", context, 1)
+
+
+def test_an_unknown_option_is_answered_with_the_known_ones(context):
+    with pytest.raises(ValueError, match=r"Unknown options \['kappa'\] of 'fairfal'"):
+        select("fairfal", context, 1, kappa=2)
+
+
+def test_a_negative_budget_is_refused(context):
+    with pytest.raises(ValueError, match=r"Expected a budget >= 0, got -1\."):
+        select("random", context, -1)
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(0, []), (5, [0, 1, 2, 3, 4])])
+def test_a_budget_of_nothing_or_of_all_asks_no_strategy(context, budget, expected):
+    assert select("fairfal", context, budget).positions.tolist() == expected
+    assert select(
+        "fairfal", context, budget + 99 * (budget > 0)
+    ).positions.tolist() == (expected)
+
+
+def test_random_draws_from_the_contexts_generator(context):
+    context.generator.manual_seed(3)
+    first = select("random", context, 3).positions
+    context.generator.manual_seed(3)
+    assert select("random", context, 3).positions.equal(first)
+    assert len(first.unique()) == 3
+
+
+@pytest.mark.parametrize(
+    "positions", [[0, 0], [0], [0, 5], [-1, 0], [0.0, 1.0]], ids=str
+)
+def test_a_strategy_that_breaks_its_promise_is_caught(context, registered, positions):
+    @registered("broken", models=())
+    def broken(context: QueryContext, budget: int) -> Selection:
+        return Selection(torch.tensor(positions))
+
+    with pytest.raises(AssertionError):
+        select("broken", context, 2)
+
+
+def test_two_strategies_of_one_name_are_refused(registered):
+    with pytest.raises(AssertionError, match="two strategies are named random"):
+        registered("random", models=())(lambda context, budget: Selection(budget))
