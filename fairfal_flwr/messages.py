@@ -18,7 +18,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.common.constant import ErrorCode
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairfal_flwr.errors import UserError
 
@@ -37,6 +37,7 @@ __all__ = [
     "TrainRequest",
     "Weights",
     "answer",
+    "load_weights",
     "pack_weights",
     "unpack_weights",
 ]
@@ -46,11 +47,21 @@ Weights = dict[str, Tensor]
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+VARIATE = "variate"
+
+# The fields that hold arrays, and the record that each travels in.
+ARRAY_RECORDS = {"weights": ARRAYS, "variate": VARIATE}
 
 
 def pack_weights(weights: Weights) -> ArrayRecord:
-    """Return a state dict as Flower's record."""
-    return ArrayRecord(torch_state_dict=weights)
+    """Return the floating-point entries of a state dict as Flower's record.
+
+    Integers do not travel: in our networks they are BatchNorm's counts of batches,
+    which neither training nor prediction reads, and which would outweigh everything
+    else in the norms and distances that aggregation strategies compute.
+    """
+    floating = {name: w for name, w in weights.items() if w.is_floating_point()}
+    return ArrayRecord(torch_state_dict=floating)
 
 
 def unpack_weights(record: ArrayRecord) -> Weights:
@@ -58,9 +69,22 @@ def unpack_weights(record: ArrayRecord) -> Weights:
     return dict(record.to_torch_state_dict())
 
 
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Put weights into a network; integers that did not travel stay as they are.
+
+    Raises
+    ------
+    RuntimeError
+        If a floating-point entry is missing, unknown or of another shape.
+    """
+    state = model.state_dict()
+    kept = {name: w for name, w in state.items() if not w.is_floating_point()}
+    model.load_state_dict(kept | weights)
+
+
 @dataclass(frozen=True)
 class _Payload:
-    """Fields named `weights` become an array record, all others scalars."""
+    """Fields in `ARRAY_RECORDS` become array records, all others scalars."""
 
     record_name: ClassVar[str]
     record_type: ClassVar[type[ConfigRecord] | type[MetricRecord]]
@@ -69,9 +93,10 @@ class _Payload:
         """Return the records to send; a field that is None is left out."""
         scalars = self.record_type(self._scalars())
         content = RecordDict({self.record_name: scalars})
-        weights = getattr(self, "weights", None)
-        if weights is not None:
-            content[ARRAYS] = pack_weights(weights)
+        for field, name in ARRAY_RECORDS.items():
+            weights = getattr(self, field, None)
+            if weights is not None:
+                content[name] = pack_weights(weights)
         return content
 
     @classmethod
@@ -91,8 +116,9 @@ class _Payload:
             for field in fields(cls)
             if _key(field.name) in record
         }
-        if isinstance(arrays := content.get(ARRAYS), ArrayRecord):
-            values["weights"] = unpack_weights(arrays)
+        for field, name in ARRAY_RECORDS.items():
+            if isinstance(arrays := content.get(name), ArrayRecord):
+                values[field] = unpack_weights(arrays)
         try:
             return cls(**values)
         except TypeError as error:
@@ -103,7 +129,7 @@ class _Payload:
         return {
             _key(name): value
             for name, value in values.items()
-            if name != "weights" and value is not None
+            if name not in ARRAY_RECORDS and value is not None
         }
 
 
@@ -160,23 +186,35 @@ class ModelRequest(Request):
 
 @dataclass(frozen=True)
 class TrainRequest(ModelRequest):
-    """Train these weights on your labels."""
+    """Train these weights on your labels.
+
+    `proximal_mu` comes from FedProx; `variate`, the server's control variate, and
+    `accepted`, the name of the last update of this client that the server used, come
+    from SCAFFOLD.
+    """
 
     message_type = "train"
 
     cycle: int
     round: int
     lr: float
+    proximal_mu: float | None = None
+    variate: Weights | None = None
+    accepted: str = ""
 
 
 @dataclass(frozen=True)
 class TrainReply(Reply):
-    """The weights after local training; `loss` is the last epoch's mean."""
+    """The weights after local training; `loss` is the last epoch's mean.
+
+    `variate` is the change of the client's control variate, for SCAFFOLD alone.
+    """
 
     num_examples: int
     loss: float
     seconds: float
     weights: Weights
+    variate: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -188,11 +226,18 @@ class EvaluateRequest(ModelRequest):
 
 @dataclass(frozen=True)
 class EvaluateReply(Reply):
-    """Mean cross-entropy and accuracy on the client's test shard."""
+    """How the global model does on the client's test shard.
+
+    `class_counts` has the test images of each class, `class_hits` those of them that
+    are classified right. They travel only where `federation.fraction-evaluate` asks
+    for evaluation on the clients.
+    """
 
     num_examples: int
     loss: float
     accuracy: float
+    class_counts: list[int]
+    class_hits: list[int]
 
 
 @dataclass(frozen=True)

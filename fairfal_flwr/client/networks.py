@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fairfal_flwr.client.training import LabeledImages
 from fairfal_flwr.data import Shard
-from fairfal_flwr.messages import Weights
+from fairfal_flwr.messages import Weights, load_weights
 from fairfal_flwr.models import Classifier, as_input, build_model, predict
 from fairfal_flwr.query import Outputs
 
@@ -64,7 +64,7 @@ class Networks:
     def with_weights(self, weights: Weights) -> Classifier:
         """Return a network with the weights that the server sent."""
         model = self.fresh(seed=0)
-        model.load_state_dict(weights)
+        load_weights(model, weights)
         return model
 
     def outputs(self, model: Classifier, images: Tensor) -> Outputs:

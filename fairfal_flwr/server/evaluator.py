@@ -8,7 +8,7 @@ from torch import Tensor
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import class_counts, load_test_set
 from fairfal_flwr.device import resolve_device
-from fairfal_flwr.messages import Weights
+from fairfal_flwr.messages import Weights, load_weights
 from fairfal_flwr.models import Classifier, build_model, predict
 
 __all__ = ["Evaluation", "Evaluator", "rarest_third"]
@@ -62,10 +62,18 @@ class Evaluator:
         """Return a fresh initialization of the global model."""
         return dict(self._build(seed).state_dict())
 
+    def statistics(self) -> frozenset[str]:
+        """Return the floating-point entries of the state dict that nothing trains.
+
+        They are BatchNorm's running means and variances.
+        """
+        buffers = self._build(seed=0).named_buffers()
+        return frozenset(name for name, b in buffers if b.is_floating_point())
+
     def evaluate(self, weights: Weights) -> Evaluation:
         """Test the model on every test image, in one pass."""
         model = self._build(seed=0)
-        model.load_state_dict(weights)
+        load_weights(model, weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
         return self._measure(probs)

@@ -1,0 +1,175 @@
+"""Folders of image files.
+
+Understood are, under `data-dir` or a node's `data-path`:
+
+- `train/<class>/…` and `test/<class>/…`, either of them alone too;
+- `<class>/…` without a test set;
+- image files and no folders, here or in `train/`: images without labels, with
+  `data.class-names` to say what they may be.
+
+Hidden files are passed over; every other file must be an image.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairfal_flwr.data.image_set import HALF, ImageSet, Request, Source
+from fairfal_flwr.data.pictures import Pictures, stack
+from fairfal_flwr.data.pixels import open_image
+from fairfal_flwr.data.reading import existing_folder, reading
+from fairfal_flwr.errors import UserError
+
+__all__ = ["FOLDER"]
+
+_PASSED_OVER = {"Thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The files of one split; `labels` is None where there are no class folders."""
+
+    files: tuple[Path, ...] = ()
+    labels: tuple[str, ...] | None = ()
+
+
+def _read(request: Request) -> ImageSet:
+    """Return the images below the folder."""
+    if not request.folder:
+        raise UserError(
+            "`data.name` is 'folder', but no folder is given; set `data-dir`, or "
+            "`data-path` in a SuperNode's node config."
+        )
+    root = request.path
+    existing_folder(request.place, root)
+    with reading(request.place, root):
+        train, test = _splits(request, root)
+    if test.labels is None:
+        raise UserError(
+            f"{request.place}, but {str(root / 'test')!r} has no class folders; test "
+            "images need labels."
+        )
+    if not train.files and not test.files:
+        raise UserError(f"{request.place}, but {str(root)!r} holds no image.")
+    names = _class_names(request, train, test)
+    train_images, test_images = stack(
+        [_pictures(request, train), _pictures(request, test)], request
+    )
+    channels = train_images.shape[1]
+    return ImageSet(
+        name=request.name,
+        train_images=train_images,
+        train_labels=_numbers(train, names),
+        test_images=test_images,
+        test_labels=_numbers(test, names) if test.labels else _none(),
+        class_names=names,
+        mean=(HALF,) * channels,
+        std=(HALF,) * channels,
+    )
+
+
+def _splits(request: Request, root: Path) -> tuple[_Split, _Split]:
+    folders = {path.name for path in _visible(root) if path.is_dir()}
+    if not folders & {"train", "test"}:
+        return _split(request, root), _Split()
+    parts = [
+        _split(request, root / name) if name in folders else _Split()
+        for name in ("train", "test")
+    ]
+    return parts[0], parts[1]
+
+
+def _split(request: Request, root: Path) -> _Split:
+    """Return the files of a folder that holds class folders, or files alone."""
+    entries = _visible(root)
+    folders = [path for path in entries if path.is_dir()]
+    if not folders:
+        return _Split(tuple(entries), None)
+    if len(folders) != len(entries):
+        stray = next(path for path in entries if not path.is_dir())
+        raise UserError(
+            f"{request.place}, but {str(stray)!r} lies beside class folders; move it "
+            "into one, or away."
+        )
+    files, labels = [], []
+    for folder in folders:
+        found = list(_files_below(folder))
+        if not found:
+            raise UserError(
+                f"{request.place}, but the class folder {str(folder)!r} holds no "
+                "image; fill or remove it."
+            )
+        files += found
+        labels += [folder.name] * len(found)
+    return _Split(tuple(files), tuple(labels))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder, by name, without hidden files."""
+    with os.scandir(folder) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name not in _PASSED_OVER
+        )
+    return [folder / name for name in names]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
+
+
+def _class_names(request: Request, train: _Split, test: _Split) -> tuple[str, ...]:
+    """Return `data.class-names`, or else the names of the class folders."""
+    found = sorted({*(train.labels or ()), *(test.labels or ())})
+    if not request.class_names:
+        if train.labels is None:
+            raise UserError(
+                f"{request.place}, which holds images without class folders; set "
+                "`data.class-names` to the classes they may be, such as 'cat,dog'."
+            )
+        return tuple(found)
+    if unknown := [name for name in found if name not in request.class_names]:
+        raise UserError(
+            f"{request.place}, where a class folder is called {unknown[0]!r}; "
+            f"`data.class-names` allows: {', '.join(request.class_names)}."
+        )
+    return request.class_names
+
+
+def _pictures(request: Request, split: _Split) -> Pictures:
+    def read(position: int) -> Tensor:
+        path = split.files[position]
+        with reading(request.place, path):
+            return open_image(path)
+
+    return Pictures(split.files, read)
+
+
+def _numbers(split: _Split, names: tuple[str, ...]) -> Tensor | None:
+    """Return the labels as numbers, or None where they are unknown."""
+    if split.labels is None:
+        return None
+    number = {name: position for position, name in enumerate(names)}
+    labels = np.array([number[name] for name in split.labels], dtype=np.int64)
+    return torch.from_numpy(labels)
+
+
+def _none() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
+
+
+def _files(request: Request) -> Iterator[Path]:
+    return _files_below(request.path)
+
+
+FOLDER = Source(_read, _files)
