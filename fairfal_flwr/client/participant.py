@@ -2,6 +2,7 @@
 
 import logging
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -36,6 +37,7 @@ from fairfal_flwr.randomness import torch_generator
 __all__ = ["Participant", "find_participant"]
 
 log = logging.getLogger("fairfal.client")
+CODE = Path(__file__).parents[1]
 
 
 @cache
@@ -193,7 +195,8 @@ class Participant:
         count, channels, height, width = self.shard.images.shape
         threads = f", {torch.get_num_threads()} thread(s)" * (self.device.type == "cpu")
         log.info(
-            "client %d: device %s%s; %d images %dx%dx%d, fingerprint %s; ledger %s",
+            "client %d: device %s%s; %d images %dx%dx%d, fingerprint %s; ledger %s; "
+            "code in %s",
             self.index,
             self.device,
             threads,
@@ -203,6 +206,7 @@ class Participant:
             width,
             self.shard.fingerprint,
             self.ledger.path,
+            CODE,
         )
         if self.config.device == "auto" and hidden_gpu():
             log.warning(

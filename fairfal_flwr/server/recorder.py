@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from fairfal_flwr import __version__
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.files import replacing
@@ -28,6 +29,7 @@ from fairfal_flwr.report.learning_curve import draw_learning_curve
 __all__ = ["CycleRow", "Recorder", "RoundRow"]
 
 log = logging.getLogger("fairfal.server")
+CODE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Recorder:
         """Say what is about to happen and where it will be found."""
         config, campaign = self.config, self.config.campaign
         log.info("results: %s", self.folder)
+        log.info("fairfal-flwr %s, code in %s", __version__, CODE)
         log.info(
             "%s on %s: %d clients (%d on a GPU), %d images; %d cycles of %d rounds, "
             "%.1f%% of the images labeled per cycle; rarest third: classes %s",
