@@ -84,6 +84,8 @@ class Recorder:
         self.cycles: list[CycleRow] = []
         self._started = perf_counter()
         self._progress: deque[tuple[float, int]] = deque(maxlen=20)
+        log.info("results: %s", self.folder)
+        log.info("fairfal-flwr %s, code in %s", __version__, CODE)
         with replacing(self.folder / "config.toml") as path:
             path.write_text(tomli_w.dumps(config.model_dump(by_alias=True)))
 
@@ -97,8 +99,6 @@ class Recorder:
     ) -> None:
         """Say what is about to happen and where it will be found."""
         config, campaign = self.config, self.config.campaign
-        log.info("results: %s", self.folder)
-        log.info("fairfal-flwr %s, code in %s", __version__, CODE)
         log.info(
             "%s on %s: %d clients (%d on a GPU), %d images; %d cycles of %d rounds, "
             "%.1f%% of the images labeled per cycle; rarest third: classes %s",
