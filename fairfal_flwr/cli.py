@@ -82,6 +82,25 @@ def run(
         _fail(status, 1)
 
 
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the learning curves into this PNG.")
+    ] = None,
+) -> None:
+    """Print tables (Markdown) of strategies side by side: mean ± sd over runs."""
+    from fairfal_flwr.report.compare import comparison
+    from fairfal_flwr.report.learning_curve import draw_learning_curve, read_summaries
+
+    try:
+        typer.echo(comparison(read_summaries(folders)), nl=False)
+        if picture:
+            draw_learning_curve(folders, picture)
+    except UserError as error:
+        _fail(str(error), 2)
+
+
 def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"fairfal: {message}", err=True)
     raise typer.Exit(status)

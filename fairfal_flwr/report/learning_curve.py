@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fairfal_flwr.errors import UserError
+
 __all__ = ["draw_learning_curve", "read_summaries"]
 
 MEASURES = {"accuracy": "test accuracy", "rare_recall": "recall, rarest third"}
@@ -19,10 +21,20 @@ def read_summaries(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     ----------
     folders : iterable of Path
         Folders of results, each with a `summary.json`.
+
+    Raises
+    ------
+    UserError
+        If a folder has none.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for folder in folders:
-        summary = json.loads((folder / "summary.json").read_text())
+        path = folder / "summary.json"
+        if not path.is_file():
+            raise UserError(
+                f"{folder} is no folder of results: it has no summary.json."
+            )
+        summary = json.loads(path.read_text())
         groups.setdefault(summary["strategy"], []).append(summary)
     return groups
 
