@@ -269,6 +269,15 @@ def test_extremes_run_through(small, extreme):
     assert all(torch.isfinite(w).all() for w in campaign.weights.values())
 
 
+@pytest.mark.gpu
+def test_a_campaign_runs_on_cuda_and_keeps_the_shard_there(small):
+    campaign, _ = run_campaign(small | {"device": "cuda"})
+    owner = find_participant(campaign.config, 0, campaign.recorder.name)
+    assert owner.shard.images.is_cuda
+    assert owner.holdings().pool.is_cuda
+    assert len(campaign.recorder.cycles) == 3
+
+
 @pytest.mark.parametrize(
     ("mistake", "line"),
     [

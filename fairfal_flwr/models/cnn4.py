@@ -14,7 +14,7 @@ def _block(in_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, WIDTH, kernel_size=3, padding=1),
         nn.BatchNorm2d(WIDTH),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
     )
 

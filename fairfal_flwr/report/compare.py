@@ -80,7 +80,6 @@ def _paired_lines(groups: Summaries, measure: str) -> list[str]:
         if name != "random" and gains:
             each = ", ".join(f"{gain:+.1f}" for gain in gains)
             mean = sum(gains) / len(gains)
-            lines.append(
-                f"{name} minus random, last cycle, seed by seed: {each}; mean {mean:+.1f}."
-            )
+            what = f"{name} minus random, last cycle, seed by seed"
+            lines.append(f"{what}: {each}; mean {mean:+.1f}.")
     return lines
