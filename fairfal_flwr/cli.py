@@ -101,6 +101,52 @@ def compare(
         _fail(str(error), 2)
 
 
+@app.command()
+def partition(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[APP]", help="Folder of the Flower app.")
+    ] = Path(),
+    run_config: Annotated[
+        list[str] | None,
+        typer.Option("--run-config", "-c", help="Overrides, as for `fairfal run`."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The PNG to write.")
+    ] = Path("partition.png"),
+) -> None:
+    """Draw how many images of each class every client would get.
+
+    Nothing is trained and nobody is connected.
+    """
+    try:
+        _partition(folder.resolve(), run_config or [], output.absolute())
+    except UserError as error:
+        _fail(str(error), 2)
+
+
+def _partition(folder: Path, overrides: list[str], output: Path) -> None:
+    """Deal the images and draw the table."""
+    from fairfal_flwr.config import RunConfig
+    from fairfal_flwr.console import show_log
+    from fairfal_flwr.data import partition_table
+    from fairfal_flwr.files import replacing
+    from fairfal_flwr.launch import merge_run_config
+    from fairfal_flwr.report.partition_map import draw_partition_map
+
+    show_log()
+    config = RunConfig.from_flat(merge_run_config(folder, overrides))
+    counts, names = partition_table(config)
+    data = config.data
+    title = f"{data.name}: {data.partitioner}, alpha {data.alpha:g}, "
+    title += f"imbalance {data.imbalance_ratio:g}, seed {config.partition_seed}"
+    try:
+        with replacing(output) as path:
+            draw_partition_map(counts, names, path, title=title)
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror or error}.") from None
+    typer.echo(f"{counts.sum()} images, {len(counts)} clients: {output}")
+
+
 def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"fairfal: {message}", err=True)
     raise typer.Exit(status)
@@ -120,6 +166,7 @@ def _run(
         run_app,
     )
 
+    sys.path.append(str(folder))  # `query.strategy` may name a module in the app
     values = merge_run_config(folder, overrides)
     config = RunConfig.from_flat(values)
     for key in _FOLDERS & values.keys():

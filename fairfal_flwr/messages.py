@@ -39,6 +39,7 @@ __all__ = [
     "answer",
     "load_weights",
     "pack_weights",
+    "refuse",
     "unpack_weights",
 ]
 
@@ -188,9 +189,9 @@ class ModelRequest(Request):
 class TrainRequest(ModelRequest):
     """Train these weights on your labels.
 
-    `proximal_mu` comes from FedProx; `variate`, the server's control variate, and
-    `accepted`, the name of the last update of this client that the server used, come
-    from SCAFFOLD.
+    `server_round` counts the rounds since the strategy started. `proximal_mu` comes
+    from FedProx; `variate`, the server's control variate, and `accepted`, the round of
+    the last update of this client that the server used, come from SCAFFOLD.
     """
 
     message_type = "train"
@@ -198,7 +199,8 @@ class TrainRequest(ModelRequest):
     cycle: int
     round: int
     lr: float
-    proximal_mu: float | None = None
+    server_round: int = 0
+    proximal_mu: float = 0.0
     variate: Weights | None = None
     accepted: str = ""
 
@@ -292,5 +294,10 @@ def answer(message: Message, handle: Callable[[RecordDict], Reply]) -> Message:
     try:
         return Message(handle(message.content).to_content(), reply_to=message)
     except UserError as error:
-        reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
-        return Message(reason, reply_to=message)
+        return refuse(message, error)
+
+
+def refuse(message: Message, error: UserError) -> Message:
+    """Reply to a message with a user's mistake."""
+    reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
+    return Message(reason, reply_to=message)

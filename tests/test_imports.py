@@ -37,8 +37,14 @@ FORBIDDEN["models"] = FORBIDDEN["query"] | {f"{PACKAGE}.query"}
 ALLOWED = {
     "data/flower_partitioner.py": {"flwr_datasets.partitioner"},
     "client/node.py": {"flwr.app"},
+    "client/mods.py": {"flwr.app", "flwr.clientapp.mod"},
     "server/campaign.py": {"flwr.app", "flwr.serverapp"},
     "server/strategies.py": {"flwr.app", "flwr.serverapp"},
+    "server/scaffold.py": {"flwr.app", "flwr.serverapp"},
+    "server/replies.py": {"flwr.app"},
+    "server/privacy.py": {
+        *("flwr.app", "flwr.serverapp", "flwr.supercore.privacy_accounting"),
+    },
 }
 
 DECORATORS = {"main", "train", "evaluate", "query", "lifespan"}

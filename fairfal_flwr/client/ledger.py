@@ -41,6 +41,9 @@ CREATE TABLE IF NOT EXISTS request (
     annotator TEXT,
     answered_at TEXT
 );
+CREATE TABLE IF NOT EXISTS dormant (
+    sample_id INTEGER PRIMARY KEY
+);
 """
 
 
@@ -82,6 +85,7 @@ class Ledger:
         *,
         suggestions: NDArray[np.int64] | None = None,
         notes: Mapping[str, float] | None = None,
+        dormant: SampleIds | None = None,
     ) -> None:
         """Ask for samples. A cycle that is known already keeps its first selection.
 
@@ -97,6 +101,8 @@ class Ledger:
             A guess of the class of each.
         notes : Mapping[str, float], optional
             The strategy's own record.
+        dormant : ndarray, shape (m,), int64, optional
+            Samples that the next query should leave alone, instead of those so far.
         """
         guesses = repeat(None) if suggestions is None else suggestions.tolist()
         rows = zip(sample_ids.tolist(), repeat(cycle), count(), guesses, strict=False)
@@ -112,6 +118,10 @@ class Ledger:
                 "VALUES (?, ?, ?, ?)",
                 rows,
             )
+            if dormant is not None:
+                db.execute("DELETE FROM dormant")
+                sleepers = zip(dormant.tolist(), strict=True)
+                db.executemany("INSERT INTO dormant VALUES (?)", sleepers)
 
     def record_answers(
         self, sample_ids: SampleIds, labels: NDArray[np.int64], annotator: str
@@ -153,6 +163,10 @@ class Ledger:
     def requested(self) -> SampleIds:
         """Return every sample ever asked for, ascending."""
         return self._ids("SELECT sample_id FROM request ORDER BY sample_id")
+
+    def dormant(self) -> SampleIds:
+        """Return the samples that queries should leave alone, ascending."""
+        return self._ids("SELECT sample_id FROM dormant ORDER BY sample_id")
 
     def unanswered(self) -> SampleIds:
         """Return the samples that wait for an answer, in the order asked."""

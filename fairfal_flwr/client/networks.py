@@ -1,14 +1,17 @@
 """The networks of one client, on its device, over its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from fairfal_flwr.client.training import LabeledImages
+from fairfal_flwr.config import ModelConfig
 from fairfal_flwr.data import Shard
+from fairfal_flwr.initial import initial_model
 from fairfal_flwr.messages import Weights, load_weights
-from fairfal_flwr.models import Classifier, as_input, build_model, predict
+from fairfal_flwr.models import Classifier, as_input, predict
 from fairfal_flwr.query import Outputs
 
 __all__ = ["Holdings", "Networks"]
@@ -32,38 +35,61 @@ class Holdings:
     labeled: Tensor
     labels: Tensor
 
+    def sampled(
+        self, count: int, generator: torch.Generator, *, last: Tensor | None = None
+    ) -> Self:
+        """Return the same with a random part of the pool.
+
+        Parameters
+        ----------
+        count : int
+            Samples to keep; a pool that is no larger stays as it is.
+        generator : torch.Generator
+            Of the CPU.
+        last : Tensor, shape (N,), bool, optional
+            Samples of the pool to take only where the others are too few.
+        """
+        if len(self.pool) <= count:
+            return self
+        rank = torch.rand(len(self.pool), generator=generator, dtype=torch.float64)
+        if last is not None:
+            rank += last.cpu()
+        kept = rank.argsort()[:count].sort().values
+        return replace(self, pool=self.pool[kept.to(self.pool.device)])
+
 
 class Networks:
     """Builds networks for a shard and runs them over its images.
 
     Parameters
     ----------
-    name : str
-        The architecture, `model.name`.
+    config : ModelConfig
+        The architecture and what it starts from.
     shard : Shard
         The images; the networks live on their device.
     """
 
-    def __init__(self, name: str, shard: Shard) -> None:
-        self.name = name
+    def __init__(self, config: ModelConfig, shard: Shard) -> None:
+        self.config = config
         self.shard = shard
 
-    def fresh(self, seed: int) -> Classifier:
-        """Return a new network."""
+    def fresh(self, seed: int, *, weights: bool = True) -> Classifier:
+        """Return a new network, with the weights of `model.weights` unless told not."""
         channels, height, width = self.shard.images.shape[1:]
-        model = build_model(
-            self.name,
+        model = initial_model(
+            self.config,
             in_channels=channels,
             image_size=(height, width),
             num_classes=self.shard.num_classes,
             seed=seed,
+            weights=weights,
         )
         model.to(self.shard.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
     def with_weights(self, weights: Weights) -> Classifier:
         """Return a network with the weights that the server sent."""
-        model = self.fresh(seed=0)
+        model = self.fresh(seed=0, weights=False)
         load_weights(model, weights)
         return model
 
@@ -73,6 +99,13 @@ class Networks:
 
     def labeled_images(self, holdings: Holdings) -> LabeledImages:
         """Return the training set, normalized."""
-        images = self.shard.images[holdings.labeled]
-        inputs = as_input(images, self.shard.mean, self.shard.std)
-        return LabeledImages(inputs, holdings.labels)
+        return LabeledImages(self.inputs(holdings.labeled), holdings.labels)
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """Return some images of the shard as a network takes them."""
+        images = self.shard.images[positions]
+        return as_input(images, self.shard.mean, self.shard.std)
+
+    def sample_ids(self, positions: Tensor) -> Tensor:
+        """Return the identities of some images of the shard, on the CPU."""
+        return torch.from_numpy(self.shard.sample_ids[positions.cpu().numpy()])

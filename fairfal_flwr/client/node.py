@@ -5,11 +5,12 @@ from typing import Any, TypeVar
 
 from flwr.app import Context, Message, RecordDict
 
+from fairfal_flwr.client.mods import with_privacy
 from fairfal_flwr.client.participant import Participant, find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.console import show_log
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.messages import Reply, Request, answer
+from fairfal_flwr.messages import Reply, Request, TrainRequest, answer, refuse
 
 __all__ = ["client_index", "serve"]
 
@@ -33,15 +34,24 @@ def serve(
     handle : callable
         The method of `Participant` that answers it.
     """
+    try:
+        config = RunConfig.from_flat(context.run_config)
+    except UserError as error:
+        return refuse(message, error)
 
     def respond(content: RecordDict) -> Reply:
-        config = RunConfig.from_flat(context.run_config)
         request = request_type.from_content(content)
         index = client_index(context.node_config, config.num_clients)
-        return handle(find_participant(config, index, request.campaign), request)
+        data_path = str(context.node_config.get("data-path", ""))
+        participant = find_participant(config, index, request.campaign, data_path)
+        return handle(participant, request)
+
+    def app(message: Message, _context: Context) -> Message:
+        return answer(message, respond)
 
     show_log()
-    return answer(message, respond)
+    protects = request_type is TrainRequest
+    return (with_privacy(app, config.privacy) if protects else app)(message, context)
 
 
 def client_index(node_config: Mapping[str, Any], num_clients: int) -> int:
@@ -50,7 +60,9 @@ def client_index(node_config: Mapping[str, Any], num_clients: int) -> int:
     Parameters
     ----------
     node_config : Mapping[str, Any]
-        Flower's `partition-id` and `num-partitions`; simulation sets both.
+        Flower's `partition-id` and `num-partitions`; simulation sets both. A node with
+        a `data-path` of its own has no share of anything and needs no
+        `num-partitions`; its `partition-id` still says which client it is.
     num_clients : int
         The run's clients.
 
@@ -59,14 +71,18 @@ def client_index(node_config: Mapping[str, Any], num_clients: int) -> int:
     UserError
         If the keys are missing or contradict the run config.
     """
-    missing = {"partition-id", "num-partitions"} - set(node_config)
-    if missing:
+    example = f"partition-id=0 num-partitions={num_clients}"
+    needed = {"partition-id", "num-partitions"}
+    if "data-path" in node_config:
+        example = f'data-path="{node_config["data-path"]}" partition-id=0'
+        needed = {"partition-id"}
+    if missing := needed - set(node_config):
         raise UserError(
             f"The node config has no {' and no '.join(sorted(missing))}; start the "
-            "SuperNode with --node-config 'partition-id=0 num-partitions="
-            f"{num_clients}' (ids from 0)."
+            f"SuperNode with --node-config '{example}' (ids from 0)."
         )
-    index, count = int(node_config["partition-id"]), int(node_config["num-partitions"])
+    index = int(node_config["partition-id"])
+    count = int(node_config.get("num-partitions", num_clients))
     if count != num_clients or not 0 <= index < count:
         raise UserError(
             f"The node config says partition {index} of {count}, but `num-clients` is "

@@ -1,6 +1,7 @@
 """One client of a campaign: its shard, its ledger, its device."""
 
 import logging
+import math
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -11,13 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairfal_flwr.client.annotators import Oracle
+from fairfal_flwr.client.corrections import ControlVariate, proximal_pull
+from fairfal_flwr.client.last_round import (
+    LastRound,
+    LastRoundFile,
+    PredictionChanges,
+    follows_changes,
+    is_kept,
+)
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.networks import Holdings, Networks
+from fairfal_flwr.client.objectives import make_objective
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.client.training import train_round
+from fairfal_flwr.client.variates import VariateFile
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import load_shard
 from fairfal_flwr.device import hidden_gpu, keep_freed_memory, resolve_device
+from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
     EvaluateReply,
     EvaluateRequest,
@@ -29,7 +41,9 @@ from fairfal_flwr.messages import (
     StatusRequest,
     TrainReply,
     TrainRequest,
+    Weights,
 )
+from fairfal_flwr.models import Classifier
 from fairfal_flwr.paths import state_root
 from fairfal_flwr.query.model_choice import balanced_counts, balanced_mean, imbalance
 from fairfal_flwr.randomness import torch_generator
@@ -41,9 +55,11 @@ CODE = Path(__file__).parents[1]
 
 
 @cache
-def find_participant(config: RunConfig, index: int, campaign: str) -> "Participant":
+def find_participant(
+    config: RunConfig, index: int, campaign: str, data_path: str = ""
+) -> "Participant":
     """Return this process's `Participant`, made on first use."""
-    return Participant(config, index, campaign)
+    return Participant(config, index, campaign, data_path)
 
 
 class Participant:
@@ -57,6 +73,8 @@ class Participant:
         The client's index among the clients, from 0.
     campaign : str
         Names the folder of the ledger.
+    data_path : str
+        The node's own images, if it has any; see `load_shard`.
 
     Raises
     ------
@@ -64,18 +82,27 @@ class Participant:
         If the images, the device or the ledger cannot be used.
     """
 
-    def __init__(self, config: RunConfig, index: int, campaign: str) -> None:
+    def __init__(
+        self, config: RunConfig, index: int, campaign: str, data_path: str = ""
+    ) -> None:
         self.config = config
         self.index = index
         self.device = resolve_device(config.device)
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        shard, labels = load_shard(config, index)
+        shard, labels = load_shard(config, index, data_path)
+        if labels is None:
+            raise UserError(
+                f"The images of client {index} have no labels, and only the oracle "
+                "answers so far, which needs them; sort them into one folder per class."
+            )
         path = state_root(config.state_dir) / campaign / f"client-{index:04d}.sqlite"
         self.ledger = Ledger(path, shard.fingerprint)
+        self.variates = VariateFile(path.with_suffix(".variate.safetensors"))
+        self.last_round = LastRoundFile(path.with_suffix(".last-round.safetensors"))
         self.annotator = Oracle(shard.sample_ids, labels)
         self.shard = shard.to(self.device)
-        self.networks = Networks(config.model.name, self.shard)
+        self.networks = Networks(config.model, self.shard)
 
     def status(self, _request: StatusRequest) -> StatusReply:
         """Say who this is and how much there is; the first message of a campaign."""
@@ -92,7 +119,11 @@ class Participant:
         """Train the global model on the labels; without labels, return it as it is."""
         started = perf_counter()
         model = self.networks.with_weights(request.weights)
-        data = self.networks.labeled_images(self.holdings())
+        holdings = self.holdings()
+        data = self.networks.labeled_images(holdings)
+        changes = self._follow(model, holdings, request)
+        variate = self._control_variate(model, request)
+        pull = proximal_pull(model, request.proximal_mu)
         loss = 0.0
         if len(data):
             loss = train_round(
@@ -103,26 +134,42 @@ class Participant:
                 generator=torch_generator(
                     self.config.seed, "train", request.cycle, request.round, self.index
                 ),
+                objective=make_objective(
+                    self.config,
+                    self.index,
+                    self.networks,
+                    holdings,
+                    request,
+                    self.last_round,
+                ),
+                correct_gradients=variate.correct if variate else pull,
+                after_epoch=changes.look,
             )
+        self._keep(request, model, changes)
         return TrainReply(
             num_examples=len(data),
             loss=loss,
             seconds=perf_counter() - started,
             weights=model.state_dict(),
+            variate=self._advance(variate, request, len(data)) if variate else None,
         )
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         """Test the global model on this client's test shard."""
-        labels = self.shard.test_labels
+        labels, num_classes = self.shard.test_labels, self.shard.num_classes
         if not len(labels):
-            return EvaluateReply(num_examples=0, loss=0.0, accuracy=0.0)
+            none = [0] * num_classes
+            return EvaluateReply(0, 0.0, 0.0, class_counts=none, class_hits=none)
         model = self.networks.with_weights(request.weights)
         probs = self.networks.outputs(model, self.shard.test_images).probs
         likelihood = probs.gather(1, labels[:, None]).clamp(min=1e-12)
+        hits = labels[probs.argmax(dim=1) == labels]
         return EvaluateReply(
             num_examples=len(labels),
             loss=float(-likelihood.log().mean()),
-            accuracy=float((probs.argmax(dim=1) == labels).float().mean()),
+            accuracy=len(hits) / len(labels),
+            class_counts=labels.bincount(minlength=num_classes).tolist(),
+            class_hits=hits.bincount(minlength=num_classes).tolist(),
         )
 
     def imbalance(self, request: ImbalanceRequest) -> ImbalanceReply:
@@ -150,16 +197,25 @@ class Participant:
         budget = self._budget()
         times = QueryTimes()
         if not self.ledger.knows_cycle(request.cycle):
-            holdings = self.holdings()
-            query = PoolQuery(self.config, self.index, self.networks, holdings, request)
+            holdings = self._shown(self.holdings(), request.cycle)
+            query = PoolQuery(
+                self.config,
+                self.index,
+                self.networks,
+                holdings,
+                request,
+                last=self.last_round.read(),
+                dormant=self._is_dormant(holdings),
+            )
             selection, times = query.run(budget), query.times
-            pool_ids = self.shard.sample_ids[holdings.pool.cpu().numpy()]
+            pool_ids = self.networks.sample_ids(holdings.pool).numpy()
             self.ledger.record_selection(
                 request.cycle,
                 request.strategy,
                 pool_ids[selection.positions.cpu().numpy()],
                 suggestions=_as_numpy(selection.suggestions),
                 notes=selection.notes,
+                dormant=self._dormant_after(pool_ids, selection.dormant),
             )
         waiting = self.ledger.unanswered()
         answers = self.annotator.answer(waiting)
@@ -186,6 +242,97 @@ class Participant:
             labeled=torch.from_numpy(positions).to(self.device),
             labels=torch.from_numpy(labels).to(self.device),
         )
+
+    def _shown(self, holdings: Holdings, cycle: int) -> Holdings:
+        """Return what the query of a cycle looks at: at most `query.max-pool`.
+
+        What an earlier query put to sleep is shown where nothing else is left.
+        """
+        most = self.config.query.max_pool
+        if not most:
+            return holdings
+        return holdings.sampled(
+            max(most, self._budget()),
+            torch_generator(self.config.seed, "max-pool", cycle, self.index),
+            last=self._is_dormant(holdings),
+        )
+
+    def _is_dormant(self, holdings: Holdings) -> Tensor | None:
+        """Tell for the pool what an earlier query put to sleep; None if nothing."""
+        dormant = self.ledger.dormant()
+        if not len(dormant):
+            return None
+        pool_ids = self.networks.sample_ids(holdings.pool).numpy()
+        return torch.from_numpy(np.isin(pool_ids, dormant)).to(self.device)
+
+    def _dormant_after(
+        self, pool_ids: NDArray[np.int64], dormant: Tensor | None
+    ) -> NDArray[np.int64] | None:
+        """Return the samples asleep after a query; those it was not shown sleep on."""
+        if dormant is None:
+            return None
+        unseen = np.setdiff1d(self.ledger.dormant(), pool_ids)
+        return np.union1d(unseen, pool_ids[dormant.cpu().numpy()])
+
+    def _follow(
+        self, model: Classifier, holdings: Holdings, request: TrainRequest
+    ) -> PredictionChanges:
+        """Get ready to follow what the next query is shown, if it asks for that."""
+        wanted = is_kept(self.config, request.round) and follows_changes(self.config)
+        shown = self._shown(holdings, request.cycle + 1).pool
+        positions = shown if wanted else shown[:0]
+        images = self.shard.images[positions]
+
+        def predict() -> Tensor:
+            return self.networks.outputs(model, images).probs.argmax(dim=1)
+
+        return PredictionChanges(predict, self.networks.sample_ids(positions))
+
+    def _keep(
+        self, request: TrainRequest, model: Classifier, changes: PredictionChanges
+    ) -> None:
+        """Keep the round, if a query or the next round will ask for it."""
+        if is_kept(self.config, request.round):
+            last = LastRound(
+                cycle=request.cycle,
+                round=request.round,
+                weights=model.state_dict(),
+                sample_ids=changes.sample_ids,
+                changes=changes.counts,
+            )
+            self.last_round.write(last)
+
+    def _control_variate(
+        self, model: Classifier, request: TrainRequest
+    ) -> ControlVariate | None:
+        """Return SCAFFOLD's correction, if the server sent its variate."""
+        if request.variate is None:
+            return None
+        own = self.variates.read(request.accepted)
+        if request.accepted and not own:
+            log.warning(
+                "client %d: no control variate of round %s in %s; it starts at zero",
+                self.index,
+                request.accepted,
+                self.variates.path,
+            )
+        return ControlVariate(model, request.variate, own)
+
+    def _advance(
+        self, variate: ControlVariate, request: TrainRequest, num_examples: int
+    ) -> Weights:
+        """Store the variate after training and return its change."""
+        settings = self.config.train
+        batches = math.ceil(num_examples / settings.batch_size)
+        if not batches:
+            return {name: torch.zeros_like(own) for name, own in variate.own.items()}
+        new = variate.updated(
+            lr=request.lr, steps=settings.epochs * batches, momentum=settings.momentum
+        )
+        self.variates.write(
+            used=(request.accepted, variate.own), new=(str(request.server_round), new)
+        )
+        return {name: new[name] - own for name, own in variate.own.items()}
 
     def _budget(self) -> int:
         """Return how many samples to label in a cycle, at least 1."""

@@ -3,19 +3,29 @@
 Nothing here holds the annotator or any label of the pool, so neither can a strategy.
 """
 
+import logging
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from fairfal_flwr.client.last_round import LastRound
+from fairfal_flwr.client.local_models import LocalModels
 from fairfal_flwr.client.networks import Holdings, Networks
-from fairfal_flwr.client.training import train_local_model
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest
 from fairfal_flwr.models import Classifier
 from fairfal_flwr.query import Outputs, QueryContext, Selection, select
 from fairfal_flwr.query.context import Model, Split
-from fairfal_flwr.randomness import derive_seed, torch_generator
+from fairfal_flwr.query.registry import resolve
+from fairfal_flwr.randomness import torch_generator
 
 __all__ = ["PoolQuery", "QueryTimes"]
+
+log = logging.getLogger("fairfal.client")
 
 
 @dataclass
@@ -42,6 +52,10 @@ class PoolQuery:
         The pool and the labels.
     request : SelectRequest
         Strategy, cycle, mean imbalance and the global model's weights.
+    last : LastRound, optional
+        The client's last round of training.
+    dormant : Tensor, shape (N,), bool, optional
+        Samples of the pool that an earlier query put to sleep.
     """
 
     def __init__(
@@ -51,12 +65,17 @@ class PoolQuery:
         networks: Networks,
         holdings: Holdings,
         request: SelectRequest,
+        *,
+        last: LastRound | None = None,
+        dormant: Tensor | None = None,
     ) -> None:
         self.config = config
         self.index = index
         self.networks = networks
         self.holdings = holdings
         self.request = request
+        self.last = last
+        self.dormant = dormant
         self.times = QueryTimes()
         self._models: dict[Model, Classifier] = {}
 
@@ -64,67 +83,96 @@ class PoolQuery:
         """Choose `budget` positions of the pool, or what is left of it.
 
         Without any label there is nothing to go by, and the choice is random.
+
+        Raises
+        ------
+        UserError
+            If the strategy cannot work with the run's model, options or labels.
         """
         name = self.request.strategy if len(self.holdings.labels) else "random"
-        chosen = name == self.config.query.strategy
+        options = self.config.strategy_options(name)
         started = perf_counter()
-        selection = select(
-            name,
-            self._context(),
-            budget,
-            **(self.config.strategy_options() if chosen else {}),
-        )
+        selection = self._select(name, budget, options)
         elapsed = perf_counter() - started
         self.times.selection = elapsed - self.times.outputs - self.times.local_training
         return selection
 
-    def _context(self) -> QueryContext:
+    def _select(self, name: str, budget: int, options: dict[str, Any]) -> Selection:
+        try:
+            return select(name, self._context(name), budget, **options)
+        except Exception as error:  # one of the user's own may fail in any way
+            if not isinstance(error, ValueError) and ":" not in name:
+                raise
+            log.debug("the query strategy %s failed", name, exc_info=True)
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"`query.strategy` is {name!r}; {type(error).__name__}: {reason}"
+            ) from error
+
+    def _context(self, strategy: str) -> QueryContext:
+        holdings, networks = self.holdings, self.networks
+
+        def load_inputs(split: Split) -> Tensor:
+            return networks.inputs(self._positions(split))
+
         return QueryContext(
             self._compute_outputs,
-            labels=self.holdings.labels,
-            pool_size=len(self.holdings.pool),
-            num_classes=self.networks.shard.num_classes,
+            labels=holdings.labels,
+            pool_size=len(holdings.pool),
+            num_classes=networks.shard.num_classes,
             global_imbalance=self.request.global_imbalance,
             generator=torch_generator(
                 self.config.seed, "query", self.request.cycle, self.index
             ),
+            load_network=self._model,
+            load_inputs=load_inputs,
+            prediction_changes=self._changes(strategy),
+            dormant=self.dormant,
         )
+
+    def _changes(self, strategy: str) -> Tensor | None:
+        """Return how often the pool's predictions changed, if the strategy asks."""
+        if not resolve(strategy).needs_changes:
+            return None
+        if self.last is None:
+            return torch.zeros_like(self.holdings.pool)
+        sample_ids = self.networks.sample_ids(self.holdings.pool)
+        return self.last.changes_of(sample_ids).to(self.holdings.pool.device)
+
+    def _positions(self, split: Split) -> Tensor:
+        return self.holdings.pool if split == "pool" else self.holdings.labeled
 
     def _compute_outputs(self, model: Model, split: Split) -> Outputs:
         network = self._model(model)
         started = perf_counter()
-        holdings = self.holdings
-        positions = holdings.pool if split == "pool" else holdings.labeled
-        images = self.networks.shard.images[positions]
+        images = self.networks.shard.images[self._positions(split)]
         outputs = self.networks.outputs(network, images)
         self.times.outputs += perf_counter() - started
         return outputs
 
     def _model(self, name: Model) -> Classifier:
         if name not in self._models:
+            teacher = self._model("global") if name == "distilled" else None
             started = perf_counter()
-            self._models[name] = self._make(name)
+            model = self._make(name, teacher).eval()
+            model.zero_grad()  # what training left behind is no business of a strategy
+            self._models[name] = model
             self.times.local_training += perf_counter() - started
         return self._models[name]
 
-    def _make(self, name: Model) -> Classifier:
-        if name == "local":
-            return self._train_local_model()
-        assert self.request.weights is not None, "the strategy declared no global model"
-        return self.networks.with_weights(self.request.weights)
-
-    def _train_local_model(self) -> Classifier:
-        """Train a network on this client's labels alone (METHOD §3).
-
-        Its initialization is the same for all clients in a cycle.
-        """
-        seed, cycle = self.config.seed, self.request.cycle
-        model = self.networks.fresh(derive_seed(seed, "local-model", cycle))
-        train_local_model(
-            model,
-            self.networks.labeled_images(self.holdings),
-            self.config.train,
-            self.config.local,
-            generator=torch_generator(seed, "train-local", cycle, self.index),
+    def _make(self, name: Model, teacher: Classifier | None) -> Classifier:
+        data = self.networks.labeled_images(self.holdings)
+        models = LocalModels(
+            self.config, self.index, self.request.cycle, self.networks, data
         )
-        return model
+        if name == "local":
+            return models.local()
+        if teacher is not None:
+            return models.distilled(teacher)
+        weights = self.request.weights
+        assert weights is not None, "the strategy declared no model but the local one"
+        if name == "finetuned":
+            return models.finetuned(weights)
+        if name == "local-last":
+            return models.local_last(self.last, weights)
+        return self.networks.with_weights(weights)

@@ -10,10 +10,17 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
-from fairfal_flwr.config import LocalConfig, TrainConfig
+from fairfal_flwr.config import DistillConfig, LocalConfig, TrainConfig
 from fairfal_flwr.models import Classifier
 
-__all__ = ["LabeledImages", "Objective", "train_local_model", "train_round"]
+__all__ = [
+    "LabeledImages",
+    "Objective",
+    "supervised_loss",
+    "train_distilled_model",
+    "train_local_model",
+    "train_round",
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def train_round(
     generator: torch.Generator,
     objective: Objective = supervised_loss,
     correct_gradients: Callable[[], None] | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> float:
     """Train a client's copy of the global model for one federated round.
 
@@ -79,6 +87,8 @@ def train_round(
         The loss of a mini-batch.
     correct_gradients : callable, optional
         Called between backward pass and step; adds to the gradients in place.
+    after_epoch : callable, optional
+        Called after every epoch; may look at the model, not change it.
 
     Returns
     -------
@@ -97,6 +107,8 @@ def train_round(
             objective=objective,
             before_step=correct_gradients,
         )
+        if after_epoch is not None:
+            after_epoch()
     return loss
 
 
@@ -113,7 +125,7 @@ def train_local_model(
     Parameters
     ----------
     model : Classifier
-        Freshly initialized; changed in place.
+        Freshly initialized, or the one to fine-tune; changed in place.
     data : LabeledImages
         The client's labels, at least one.
     settings : TrainConfig
@@ -139,6 +151,52 @@ def train_local_model(
         if _accuracy(model, data) >= local.stop_accuracy:
             return epoch
     return local.max_epochs
+
+
+def train_distilled_model(
+    model: Classifier,
+    data: LabeledImages,
+    settings: TrainConfig,
+    distill: DistillConfig,
+    *,
+    objective: Objective,
+    generator: torch.Generator,
+) -> int:
+    """Train on labels and a teacher's view of them until the loss stops falling (IFAL).
+
+    Parameters
+    ----------
+    model : Classifier
+        Freshly initialized; changed in place.
+    data : LabeledImages
+        The client's labels, at least one.
+    settings : TrainConfig
+        Batch size and SGD settings.
+    distill : DistillConfig
+        The learning rate and when to stop.
+    objective : callable
+        The loss of a mini-batch; its mean over an epoch is what must fall.
+    generator : torch.Generator
+        Of the CPU; shuffles and mirrors.
+
+    Returns
+    -------
+    int
+        Epochs trained.
+    """
+    optimizer = _optimizer(model, settings, settings.lr * distill.lr_factor)
+    lowest, best_epoch, best = float("inf"), 0, None
+    for epoch in range(1, distill.max_epochs + 1):
+        loss = _epoch(model, data, optimizer, settings, generator, objective=objective)
+        if loss < lowest:
+            lowest, best_epoch = loss, epoch
+            if distill.quirks == "corrected":
+                best = {name: w.clone() for name, w in model.state_dict().items()}
+        if epoch - best_epoch >= distill.patience:
+            break
+    if best is not None:
+        model.load_state_dict(best)
+    return epoch
 
 
 def _optimizer(model: Classifier, settings: TrainConfig, lr: float) -> SGD:

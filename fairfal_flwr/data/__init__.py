@@ -4,7 +4,8 @@
 flwr-datasets takes seconds, and a client process starts anew for every message.
 """
 
-from fairfal_flwr.data.datasets import IMAGE_SETS, ImageSet, load_image_set
+from fairfal_flwr.data.datasets import SOURCES, load_image_set
+from fairfal_flwr.data.image_set import ImageSet, Request, Source
 from fairfal_flwr.data.longtail import long_tail_counts, long_tail_rows
 from fairfal_flwr.data.partition import balanced_dirichlet, deal_by_proportions
 from fairfal_flwr.data.shard import (
@@ -13,13 +14,16 @@ from fairfal_flwr.data.shard import (
     class_counts,
     load_shard,
     load_test_set,
+    partition_table,
 )
 
 __all__ = [
-    "IMAGE_SETS",
+    "SOURCES",
     "EvaluationSet",
     "ImageSet",
+    "Request",
     "Shard",
+    "Source",
     "balanced_dirichlet",
     "class_counts",
     "deal_by_proportions",
@@ -28,4 +32,5 @@ __all__ = [
     "load_test_set",
     "long_tail_counts",
     "long_tail_rows",
+    "partition_table",
 ]

@@ -35,7 +35,7 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def known_names() -> str:
     """Return what `data.name` may be, in words."""
-    return f"{', '.join(SOURCES)}, {PREFIX}<Hugging Face set>"
+    return f"{', '.join(SOURCES)}, {PREFIX}NAME"
 
 
 def find_source(name: str) -> Source:

@@ -1,22 +1,37 @@
-"""The balanced Dirichlet deal as a partitioner of flwr-datasets.
+"""The border to flwr-datasets: its partitioners for us, and ours for it.
 
-For use with `FederatedDataset` and the other tools of flwr-datasets. The application
-itself calls `balanced_dirichlet` directly, since importing flwr-datasets takes seconds.
+Import this module only where it is needed: flwr-datasets takes seconds. For the same
+reason the application calls `balanced_dirichlet` directly.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr_datasets.partitioner import Partitioner
+from flwr_datasets.partitioner import (
+    DirichletPartitioner,
+    ExponentialPartitioner,
+    IidPartitioner,
+    InnerDirichletPartitioner,
+    LinearPartitioner,
+    Partitioner,
+    PathologicalPartitioner,
+    ShardPartitioner,
+    SquarePartitioner,
+)
 
-from fairfal_flwr.data.partition import balanced_dirichlet
+from fairfal_flwr.data.partition import balanced_dirichlet, client_sizes
+from fairfal_flwr.errors import UserError
 from fairfal_flwr.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["BalancedDirichletPartitioner"]
+__all__ = ["FLOWER_PARTITIONERS", "BalancedDirichletPartitioner", "flower_deal"]
+
+_MakePartitioner = Callable[..., Partitioner]
+_LABEL, _ROW = "label", "row"
 
 
 class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
@@ -76,3 +91,120 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
             num_classes=num_classes,
         )
         return rows
+
+
+def flower_deal(
+    name: str,
+    labels: npt.NDArray[np.int64],
+    num_clients: int,
+    generator: np.random.Generator,
+    *,
+    alpha: float,
+    classes_per_client: int,
+) -> list[npt.NDArray[np.int64]]:
+    """Deal samples with a partitioner of flwr-datasets.
+
+    The samples are shuffled before: some partitioners cut them in their given order.
+
+    Parameters
+    ----------
+    name : str
+        A key of `FLOWER_PARTITIONERS`.
+    labels : ndarray, shape (N,)
+        int64.
+    num_clients : int
+        Number of clients.
+    generator : numpy.random.Generator
+        The only source of randomness.
+    alpha, classes_per_client
+        `data.alpha` and `data.classes-per-client`, where a partitioner needs them.
+
+    Returns
+    -------
+    list of ndarray
+        Per client its rows of `labels`, int64, ascending. A partitioner may leave
+        rows to nobody.
+
+    Raises
+    ------
+    UserError
+        If the partitioner cannot deal so.
+    """
+    from datasets import Dataset
+
+    order = generator.permutation(len(labels))
+    dataset = Dataset.from_dict({_LABEL: labels[order], _ROW: order})
+    try:
+        partitioner = FLOWER_PARTITIONERS[name](
+            num_clients=num_clients,
+            num_samples=len(labels),
+            seed=int(generator.integers(2**31)),
+            alpha=alpha,
+            classes_per_client=classes_per_client,
+        )
+        partitioner.dataset = dataset
+        parts = [partitioner.load_partition(client) for client in range(num_clients)]
+    except (ValueError, ZeroDivisionError, IndexError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"`data.partitioner` is {name!r}, which cannot deal {len(labels)} images "
+            f"to {num_clients} clients: {reason}."
+        ) from None
+    columns = [part.with_format("numpy")[_ROW] for part in parts]
+    return [np.sort(np.asarray(column[:], dtype=np.int64)) for column in columns]
+
+
+def _sized(kind: Callable[[int], Partitioner]) -> _MakePartitioner:
+    """Return a maker for a partitioner that looks at no label."""
+    return lambda *, num_clients, **_: kind(num_clients)
+
+
+def _dirichlet(
+    *, num_clients: int, alpha: float, seed: int, **_: Any
+) -> DirichletPartitioner:
+    return DirichletPartitioner(
+        num_clients, _LABEL, alpha, min_partition_size=1, seed=seed
+    )
+
+
+def _inner_dirichlet(
+    *, num_clients: int, num_samples: int, alpha: float, seed: int, **_: Any
+) -> InnerDirichletPartitioner:
+    sizes = client_sizes(num_samples, num_clients)
+    return InnerDirichletPartitioner(sizes.tolist(), _LABEL, alpha, seed=seed)
+
+
+def _pathological(
+    *, num_clients: int, classes_per_client: int, seed: int, **_: Any
+) -> PathologicalPartitioner:
+    return PathologicalPartitioner(
+        num_clients,
+        _LABEL,
+        classes_per_client,
+        class_assignment_mode="first-deterministic",
+        seed=seed,
+    )
+
+
+def _shard(
+    *, num_clients: int, classes_per_client: int, seed: int, **_: Any
+) -> ShardPartitioner:
+    return ShardPartitioner(
+        num_clients,
+        _LABEL,
+        num_shards_per_partition=classes_per_client,
+        keep_incomplete_shard=True,
+        seed=seed,
+    )
+
+
+FLOWER_PARTITIONERS: dict[str, _MakePartitioner] = {
+    "iid": _sized(IidPartitioner),
+    "dirichlet": _dirichlet,
+    "inner-dirichlet": _inner_dirichlet,
+    "pathological": _pathological,
+    "shard": _shard,
+    "linear": _sized(LinearPartitioner),
+    "square": _sized(SquarePartitioner),
+    "exponential": _sized(ExponentialPartitioner),
+}

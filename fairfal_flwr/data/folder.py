@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,13 +39,7 @@ class _Split:
 
 def _read(request: Request) -> ImageSet:
     """Return the images below the folder."""
-    if not request.folder:
-        raise UserError(
-            "`data.name` is 'folder', but no folder is given; set `data-dir`, or "
-            "`data-path` in a SuperNode's node config."
-        )
-    root = request.path
-    existing_folder(request.place, root)
+    root = _root(request)
     with reading(request.place, root):
         train, test = _splits(request, root)
     if test.labels is None:
@@ -64,13 +57,23 @@ def _read(request: Request) -> ImageSet:
     return ImageSet(
         name=request.name,
         train_images=train_images,
-        train_labels=_numbers(train, names),
+        train_labels=None if train.labels is None else _numbers(train.labels, names),
         test_images=test_images,
-        test_labels=_numbers(test, names) if test.labels else _none(),
+        test_labels=_numbers(test.labels, names),
         class_names=names,
         mean=(HALF,) * channels,
         std=(HALF,) * channels,
     )
+
+
+def _root(request: Request) -> Path:
+    if not request.folder:
+        raise UserError(
+            "`data.name` is 'folder', but no folder is given; set `data-dir`, or "
+            "`data-path` in a SuperNode's node config."
+        )
+    existing_folder(request.place, request.path)
+    return request.path
 
 
 def _splits(request: Request, root: Path) -> tuple[_Split, _Split]:
@@ -155,21 +158,14 @@ def _pictures(request: Request, split: _Split) -> Pictures:
     return Pictures(split.files, read)
 
 
-def _numbers(split: _Split, names: tuple[str, ...]) -> Tensor | None:
-    """Return the labels as numbers, or None where they are unknown."""
-    if split.labels is None:
-        return None
+def _numbers(labels: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
+    """Return labels as numbers."""
     number = {name: position for position, name in enumerate(names)}
-    labels = np.array([number[name] for name in split.labels], dtype=np.int64)
-    return torch.from_numpy(labels)
-
-
-def _none() -> Tensor:
-    return torch.empty(0, dtype=torch.int64)
+    return torch.tensor([number[name] for name in labels], dtype=torch.int64)
 
 
 def _files(request: Request) -> Iterator[Path]:
-    return _files_below(request.path)
+    return _files_below(_root(request))
 
 
 FOLDER = Source(_read, _files)

@@ -143,6 +143,7 @@ def _files(request: Request) -> list[Path]:
     """Return the files on disk; a set of the hub counts as fixed by its name."""
     if not request.folder:
         return []
+    existing_folder(request.place, request.path)
     return sorted(path for path in request.path.rglob("*") if path.is_file())
 
 

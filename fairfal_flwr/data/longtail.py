@@ -6,6 +6,8 @@ Class-Balanced Loss Based on Effective Number of Samples
     Yin Cui, Menglin Jia, Tsung-Yi Lin, Yang Song, Serge Belongie. CVPR 2019.
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,13 +15,18 @@ __all__ = ["long_tail_counts", "long_tail_rows"]
 
 
 def long_tail_counts(
-    num_images: int, num_classes: int, ratio: float
+    num_images: int,
+    num_classes: int,
+    ratio: float,
+    shape: Literal["exp", "step"] = "exp",
 ) -> npt.NDArray[np.int64]:
     """Return how many images each class keeps.
 
-    Class c keeps n_max * (1 / ratio) ** (c / (C - 1)), rounded down, where
-    n_max = num_images / C. Where that is whole but for the rounding of floating-point
-    numbers, it is that whole number.
+    With `exp`, class c keeps n_max * (1 / ratio) ** (c / (C - 1)), rounded down, where
+    n_max = num_images / C. With `step` the first half of the classes keeps n_max and
+    the second half n_max / ratio; of an odd number the first half has one more. Where
+    a count is whole but for the rounding of floating-point numbers, it is that whole
+    number.
 
     Parameters
     ----------
@@ -29,6 +36,8 @@ def long_tail_counts(
         C. A single class keeps all.
     ratio : float
         Largest class over smallest, at least 1 (the paper's rho).
+    shape : {"exp", "step"}
+        The fall from class to class; the paper has `exp`.
 
     Returns
     -------
@@ -39,14 +48,25 @@ def long_tail_counts(
     --------
     >>> long_tail_counts(60000, 10, 20).tolist()
     [6000, 4301, 3083, 2210, 1584, 1135, 814, 583, 418, 300]
+    >>> long_tail_counts(500, 5, 20, "step").tolist()
+    [100, 100, 100, 5, 5]
     """
-    position = np.arange(num_classes) / max(num_classes - 1, 1)
+    classes = np.arange(num_classes)
+    if shape == "step":
+        position = (classes >= (num_classes + 1) // 2).astype(np.float64)
+    else:
+        position = classes / max(num_classes - 1, 1)
     counts = num_images / num_classes * (1 / ratio) ** position
     return np.floor(counts + 1e-9).astype(np.int64)
 
 
 def long_tail_rows(
-    labels: npt.NDArray[np.int64], ratio: float, generator: np.random.Generator
+    labels: npt.NDArray[np.int64],
+    ratio: float,
+    generator: np.random.Generator,
+    *,
+    num_classes: int | None = None,
+    shape: Literal["exp", "step"] = "exp",
 ) -> npt.NDArray[np.int64]:
     """Draw the images that the long tail keeps.
 
@@ -58,6 +78,10 @@ def long_tail_rows(
         See `long_tail_counts`. 1 keeps every image, also of unequal classes.
     generator : numpy.random.Generator
         Decides which images of a class are kept.
+    num_classes : int, optional
+        C; by default up to the last class that occurs.
+    shape : {"exp", "step"}
+        See `long_tail_counts`.
 
     Returns
     -------
@@ -67,7 +91,8 @@ def long_tail_rows(
     """
     if ratio == 1:
         return np.arange(len(labels))
-    counts = long_tail_counts(len(labels), int(labels.max()) + 1, ratio)
+    num_classes = num_classes or int(labels.max()) + 1
+    counts = long_tail_counts(len(labels), num_classes, ratio, shape)
     kept = [
         generator.permutation(np.flatnonzero(labels == label))[:count]
         for label, count in enumerate(counts)

@@ -78,9 +78,7 @@ _CLASSES: dict[str, tuple[str, ...]] = {
 
 def _read_medmnist(request: Request) -> ImageSet:
     """Return a set of MedMNIST, normalized to [-1, 1] (METHOD section 2)."""
-    names = check_class_names(
-        request.class_names, _CLASSES[request.name], request.name
-    )
+    names = check_class_names(request.class_names, _CLASSES[request.name], request.name)
     return _read_archive(request, _medmnist_file(request), names, needs_test=True)
 
 
@@ -199,9 +197,10 @@ def _load(request: Request, path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an archive, without those for validation."""
     with reading(request.place, path):
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if not hasattr(archive, "files"):
-                    raise ValueError("it is no .npz archive")
+            archive = np.load(path, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is no .npz archive")
+            with archive:
                 keys = [key for key in archive.files if not key.startswith("val_")]
                 return {key: archive[key] for key in keys}
         except zipfile.BadZipFile as error:

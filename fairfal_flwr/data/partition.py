@@ -8,7 +8,12 @@ import numpy.typing as npt
 
 from fairfal_flwr.errors import UserError
 
-__all__ = ["balanced_dirichlet", "deal_by_proportions"]
+__all__ = [
+    "balanced_dirichlet",
+    "client_sizes",
+    "deal_by_proportions",
+    "proportions_of",
+]
 
 _NUM_ALTERNATIONS = 5
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-300, 1e300
@@ -60,11 +65,39 @@ def balanced_dirichlet(
         )
     proportions = _balanced_proportions(num_clients, num_classes, alpha, generator)
     class_sizes = np.bincount(labels, minlength=num_classes)
-    quotas = num_samples // num_clients + (
-        np.arange(num_clients) < num_samples % num_clients
-    )
+    quotas = client_sizes(num_samples, num_clients)
     counts = _meet_quotas(_largest_remainder(proportions * class_sizes), quotas)
     return _deal(labels, counts, generator), proportions
+
+
+def client_sizes(num_samples: int, num_clients: int) -> npt.NDArray[np.int64]:
+    """Return equal sizes; the first N % K clients have one more.
+
+    Examples
+    --------
+    >>> client_sizes(11, 3).tolist()
+    [4, 4, 3]
+    """
+    sizes = np.full(num_clients, num_samples // num_clients)
+    sizes[: num_samples % num_clients] += 1
+    return sizes
+
+
+def proportions_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return which part of each class each client has.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (num_clients, num_classes)
+        Samples of each class that each client has.
+
+    Returns
+    -------
+    ndarray, same shape
+        Columns sum to 1; a class that nobody has belongs to all in equal parts.
+    """
+    sizes = counts.sum(axis=0)
+    return np.where(sizes > 0, counts / np.maximum(sizes, 1), 1 / len(counts))
 
 
 def deal_by_proportions(

@@ -1,5 +1,6 @@
 """From single pictures, each of its own size, to one array of images."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from fairfal_flwr.data.reading import image_buffer
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Pictures", "stack"]
+
+log = logging.getLogger("fairfal.data")
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,16 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
         do about it.
     """
     first: tuple[Any, tuple[int, ...]] | None = None
+    changed = {"channels": 0, "image-size": 0}
     arrays = []
     for split in splits:
         array: Tensor | None = None
         for position, name in enumerate(split.names):
-            pixels = _as_wanted(split.open(position), request)
+            raw = split.open(position)
+            pixels = _as_wanted(raw, request)
             shape = tuple(pixels.shape)
+            changed["channels"] += raw.shape[0] != shape[0]
+            changed["image-size"] += raw.shape[1:] != pixels.shape[1:]
             first = first or (name, shape)
             if shape != first[1]:
                 raise _mixed(first, (name, shape))
@@ -71,6 +78,12 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
             array[position] = pixels
         arrays.append(array)
     assert first is not None, "no pictures at all"
+    for key, value in (
+        ("channels", request.channels),
+        ("image-size", request.image_size),
+    ):
+        if changed[key]:
+            log.info("data.%s = %d: %d images converted", key, value, changed[key])
     empty = torch.empty((0, *first[1]), dtype=torch.uint8)
     return [empty if array is None else array for array in arrays]
 

@@ -42,12 +42,12 @@ def open_image(path: Path) -> Tensor:
     OSError, ValueError, SyntaxError, struct.error, EOFError
         If it is no image, or a damaged one.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             return decode(image)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError("it is no image") from None
     except (Image.DecompressionBombError, struct.error) as error:
         raise ValueError(str(error)) from None
@@ -92,7 +92,7 @@ def in_channels(images: Tensor, channels: int) -> Tensor:
     luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
     grey = [
         (chunk * luma).sum(dim=1, keepdim=True).round().to(torch.uint8)
-        for chunk in images.split(_CHUNK)
+        for chunk in torch.split(images, _CHUNK)
     ]
     return torch.cat(grey) if grey else images[:, :1]
 
@@ -113,7 +113,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         torch.nn.functional.interpolate(
             chunk, size=(size, size), mode="bilinear", antialias=True
         )
-        for chunk in images.split(_CHUNK)
+        for chunk in torch.split(images, _CHUNK)
         if len(chunk)
     ]
     return torch.cat(resized) if resized else images.new_empty((0, 1, size, size))

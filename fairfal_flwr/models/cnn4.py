@@ -45,7 +45,7 @@ def cnn4(in_channels: int, image_size: tuple[int, int], num_classes: int) -> Cla
     height, width = image_size
     shrink = 2**NUM_BLOCKS
     if min(height, width) < shrink:
-        raise ValueError(f"CNN-4 needs images of at least {shrink}x{shrink} pixels.")
+        raise ValueError(f"needs images of at least {shrink}x{shrink} pixels")
     head = nn.Linear(WIDTH * (height // shrink) * (width // shrink), num_classes)
     nn.init.zeros_(head.bias)
     blocks = [_block(in_channels), *(_block(WIDTH) for _ in range(NUM_BLOCKS - 1))]

@@ -33,7 +33,7 @@ def as_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a strategy may train on the outputs
 def predict(
     model: Classifier, images: Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,29 @@
 """What a query strategy sees and what it returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Model", "Outputs", "QueryContext", "Selection", "Split"]
+__all__ = ["Model", "Network", "Outputs", "QueryContext", "Selection", "Split"]
 
 Model = Literal["global", "local", "local-last", "finetuned", "distilled"]
 Split = Literal["pool", "labeled"]
+
+
+class Network(Protocol):
+    """A network whose last layer is linear: what a strategy may ask of a model."""
+
+    backbone: nn.Module
+    head: nn.Linear
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the network and all modules inside it."""
+
+    def features_and_logits(self, inputs: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return features (N, D) and logits (N, C) from one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +70,8 @@ class Outputs:
 class QueryContext:
     """Everything a strategy may look at.
 
-    Outputs are computed on first use and once. The labels of the pool are not here, so
-    no strategy can reach them.
+    Outputs, networks and inputs are made on first use and once. The labels of the pool
+    are not here, so no strategy can reach them.
 
     Parameters
     ----------
@@ -74,11 +87,21 @@ class QueryContext:
         The campaign's mean imbalance, in (0, 1] (METHOD: gamma bar).
     generator : torch.Generator, optional
         The only source of randomness; a CPU generator seeded with 0 by default.
+    load_network : Callable[[Model], Network], optional
+        Returns a model's network, for strategies that need its weights or gradients.
+    load_inputs : Callable[[Split], Tensor], optional
+        Returns a split as the networks take it, float32, normalized.
+    prediction_changes : Tensor, shape (N,), int64, optional
+        How often the local model's prediction for each pool sample changed between the
+        local epochs of the last round it trained in (CHASe).
+    dormant : Tensor, shape (N,), bool, optional
+        The pool samples that an earlier `Selection.dormant` put to sleep (CHASe); none
+        by default.
 
     Raises
     ------
     ValueError
-        If a label lies outside [0, C).
+        If a label lies outside [0, C), or a tensor has the wrong shape or type.
     """
 
     def __init__(
@@ -90,27 +113,36 @@ class QueryContext:
         num_classes: int,
         global_imbalance: float | None = None,
         generator: torch.Generator | None = None,
+        load_network: Callable[[Model], Network] | None = None,
+        load_inputs: Callable[[Split], Tensor] | None = None,
+        prediction_changes: Tensor | None = None,
+        dormant: Tensor | None = None,
     ) -> None:
-        if labels.ndim != 1 or labels.dtype != torch.int64:
+        _check_tensor("labels", labels, torch.int64, "M")
+        lowest, highest = map(int, labels.aminmax()) if len(labels) else (0, 0)
+        if not 0 <= lowest <= highest < num_classes:
             raise ValueError(
-                f"Expected int64 labels of shape (M,), got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}."
+                f"Expected labels in [0, {num_classes}), got {lowest} to {highest}."
             )
-        if (
-            len(labels)
-            and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes
-        ):
-            raise ValueError(
-                f"Expected labels in [0, {num_classes}), got {int(labels.min())} to "
-                f"{int(labels.max())}."
+        if prediction_changes is not None:
+            _check_tensor(
+                "prediction_changes", prediction_changes, torch.int64, "N", pool_size
             )
+        if dormant is not None:
+            _check_tensor("dormant", dormant, torch.bool, "N", pool_size)
         self._compute_outputs = compute_outputs
+        self._load_network = load_network
+        self._load_inputs = load_inputs
         self._outputs: dict[tuple[Model, Split], Outputs] = {}
+        self._networks: dict[Model, Network] = {}
+        self._inputs: dict[Split, Tensor] = {}
         self.labels = labels
         self.pool_size = pool_size
         self.num_classes = num_classes
         self.global_imbalance = global_imbalance
         self.generator = generator or torch.Generator().manual_seed(0)
+        self.prediction_changes = prediction_changes
+        self.dormant = dormant
 
     @classmethod
     def from_outputs(
@@ -121,6 +153,10 @@ class QueryContext:
         num_classes: int,
         global_imbalance: float | None = None,
         generator: torch.Generator | None = None,
+        load_network: Callable[[Model], Network] | None = None,
+        load_inputs: Callable[[Split], Tensor] | None = None,
+        prediction_changes: Tensor | None = None,
+        dormant: Tensor | None = None,
     ) -> Self:
         """Build a context from arrays that are already there.
 
@@ -129,8 +165,8 @@ class QueryContext:
         outputs : Mapping[tuple[Model, Split], Outputs]
             Keyed by model and split, such as ``("global", "pool")``. At least one
             ``"pool"`` entry; a strategy that asks for a missing one gets a `KeyError`.
-        labels, num_classes, global_imbalance, generator
-            As for the class.
+        labels, num_classes, ...
+            As for the class; most strategies need none of the last four.
 
         Raises
         ------
@@ -164,6 +200,10 @@ class QueryContext:
             num_classes=num_classes,
             global_imbalance=global_imbalance,
             generator=generator,
+            load_network=load_network,
+            load_inputs=load_inputs,
+            prediction_changes=prediction_changes,
+            dormant=dormant,
         )
 
     def outputs(self, model: Model, split: Split) -> Outputs:
@@ -171,9 +211,11 @@ class QueryContext:
 
         Parameters
         ----------
-        model : {"global", "local"}
-            The final aggregate of the previous cycle, or the model that the client
-            trained on its labels alone.
+        model : {"global", "local", "local-last", "finetuned", "distilled"}
+            The final aggregate of the previous cycle; the model that the client
+            trained from scratch on its labels alone; the client's weights after its
+            last round of federated training; the global model fine-tuned on the
+            client's labels; the model distilled on them from the global one (IFAL).
         split : {"pool", "labeled"}
             Rows are in the order of the pool's positions or of `labels`.
         """
@@ -181,6 +223,57 @@ class QueryContext:
         if key not in self._outputs:
             self._outputs[key] = self._compute_outputs(model, split)
         return self._outputs[key]
+
+    def network(self, model: Model) -> Network:
+        """Return one model's network; leave its weights and modes as they are.
+
+        Raises
+        ------
+        ValueError
+            If the context was built without `load_network`.
+        """
+        if model not in self._networks:
+            if self._load_network is None:
+                raise ValueError(
+                    f"This strategy needs the {model} network itself, not only its "
+                    "outputs: give the context `load_network`."
+                )
+            self._networks[model] = self._load_network(model)
+        return self._networks[model]
+
+    def require_labels(self, strategy: str) -> None:
+        """Raise a `ValueError` that names the strategy if no sample is labeled."""
+        if not len(self.labels):
+            raise ValueError(f"{strategy} needs at least one labeled sample.")
+
+    def inputs(self, split: Split) -> Tensor:
+        """Return a split as the networks take it: float32, first dimension N or M.
+
+        Raises
+        ------
+        ValueError
+            If the context was built without `load_inputs`.
+        """
+        if split not in self._inputs:
+            if self._load_inputs is None:
+                raise ValueError(
+                    f"This strategy needs the inputs of the {split} samples, not only "
+                    "their outputs: give the context `load_inputs`."
+                )
+            self._inputs[split] = self._load_inputs(split)
+        return self._inputs[split]
+
+
+def _check_tensor(
+    name: str, tensor: Tensor, dtype: torch.dtype, axis: str, size: int | None = None
+) -> None:
+    wrong_size = size is not None and tensor.shape != (size,)
+    if tensor.ndim != 1 or tensor.dtype != dtype or wrong_size:
+        expected = f"({axis},)" if size is None else f"({axis},) = ({size},)"
+        raise ValueError(
+            f"Expected {str(dtype).removeprefix('torch.')} {name} of shape {expected}, "
+            f"got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -196,8 +289,12 @@ class Selection:
     notes : Mapping[str, float]
         Scalars for the client's own record; they never leave it unless named in a
         message.
+    dormant : Tensor, shape (N,), bool, optional
+        The pool samples to hand back as `QueryContext.dormant` next time, chosen ones
+        left out; None from a strategy without such a memory.
     """
 
     positions: Tensor
     suggestions: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    dormant: Tensor | None = None

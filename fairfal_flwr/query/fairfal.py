@@ -9,7 +9,7 @@ over the most uncertain samples.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,31 +17,51 @@ from torch import Tensor
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts, gradient_embedding
 from fairfal_flwr.query.kcenter import k_center_greedy
-from fairfal_flwr.query.model_choice import (
-    balanced_counts,
-    balanced_mean,
-    divergence,
-    global_model_score,
-)
+from fairfal_flwr.query.model_choice import choose_model
 from fairfal_flwr.query.prototypes import class_prototypes, pseudo_labels
 from fairfal_flwr.query.quota import class_quotas
 from fairfal_flwr.query.registry import strategy
 
-__all__ = ["fairfal", "normalized_entropy", "uncertain_candidates"]
+__all__ = [
+    "cover_classes",
+    "fairfal",
+    "gradient_embeddings",
+    "guess_classes",
+    "normalized_entropy",
+    "uncertain_candidates",
+]
 
 
-@strategy("fairfal", models=("global", "local"), needs_imbalance=True)
+def _models(
+    *, model: str, prototypes: str, k_center: bool, gradient_model: str, **_: Any
+) -> tuple[Model, ...]:
+    gradients = gradient_model if k_center else "global"
+    named = {"global", model, prototypes, gradients}
+    return ("global", "local") if named != {"global"} else ("global",)
+
+
+def _needs_imbalance(
+    *, model: str, k_center: bool, gradient_model: str, **_: Any
+) -> bool:
+    return model == "adaptive" or (k_center and gradient_model == "auto")
+
+
+@strategy("fairfal", models=_models, needs_imbalance=_needs_imbalance)
 def fairfal(
     context: QueryContext,
     budget: int,
     *,
+    model: Literal["adaptive", "global", "local"] = "adaptive",
     threshold: float = 0.75,
+    prototypes: Literal["global", "local"] = "global",
+    candidates: bool = True,
     candidate_factor: float = 4.0,
+    k_center: bool = True,
     gradient_model: Literal["auto", "global"] = "auto",
     gradient_threshold: float = 0.5,
     balance_seed: int = 42,
 ) -> Selection:
-    """Query as FairFAL does (METHOD §3–5).
+    """Query as FairFAL does (METHOD §3–5); the options are the paper's ablations.
 
     Parameters
     ----------
@@ -49,10 +69,20 @@ def fairfal(
         Needs `global_imbalance` and at least one labeled sample.
     budget : int
         Samples to choose.
+    model : {"adaptive", "global", "local"}
+        Whose entropy is the uncertainty; "adaptive" chooses by `threshold`.
     threshold : float, default 0.75
         δ: the global model judges uncertainty where its score exceeds this.
+    prototypes : {"global", "local"}
+        Whose features give the prototypes and the pseudo-labels.
+    candidates : bool, default True
+        False leaves out the second stage: k-center over all that are pseudo-labeled as
+        the class.
     candidate_factor : float, default 4
-        κ: candidates per class, as a multiple of its quota.
+        κ, at least 1: candidates per class, as a multiple of its quota.
+    k_center : bool, default True
+        False leaves out the third stage: the most uncertain of each class, whatever
+        `candidates` says.
     gradient_model : {"auto", "global"}
         Whose softmax enters the gradient embedding; "auto" is the global model's where
         γ̄ < `gradient_threshold`, else the local one's.
@@ -65,63 +95,57 @@ def fairfal(
     -------
     Selection
         Class by class; the suggestions are the pseudo-labels, the notes hold
-        `divergence`, `score` and `global-query` (1 if the global model judged).
+        `global-query` (1 if the global model judged) and, where the choice was
+        adaptive, `divergence` and `score`.
 
     Raises
     ------
     ValueError
-        If the mean imbalance or every label is missing.
+        If the mean imbalance or every label is missing, or κ is below 1.
     """
-    if context.global_imbalance is None:
-        raise ValueError("FairFAL needs the campaign's mean imbalance.")
-    if not len(context.labels):
-        raise ValueError("FairFAL needs at least one labeled sample.")
-    labels = context.labels
-    counts = balanced_counts(labels, context.num_classes, seed=balance_seed)
-    global_mean, local_mean = (
-        balanced_mean(context.outputs(model, "labeled").probs, counts)
-        for model in ("global", "local")
+    if candidate_factor < 1:
+        raise ValueError(f"Expected candidate_factor >= 1, got {candidate_factor}.")
+    context.require_labels("FairFAL")
+    choice = choose_model(
+        context, model, threshold=threshold, balance_seed=balance_seed
     )
-    d = divergence(global_mean, local_mean)
-    score = global_model_score(d, context.global_imbalance)
-    judge: Model = "global" if score > threshold else "local"
-
-    prototypes = class_prototypes(
-        context.outputs("global", "labeled").features, labels, context.num_classes
-    )
-    present = labels.bincount(minlength=context.num_classes).nonzero().flatten()
-    pseudo = pseudo_labels(
-        context.outputs("global", "pool").features, prototypes, present
-    )
+    pseudo = guess_classes(context, prototypes)
     quotas = class_quotas(pseudo.bincount(minlength=context.num_classes).cpu(), budget)
-
-    uncertainty = normalized_entropy(context.outputs(judge, "pool").probs)
-    balanced = context.global_imbalance < gradient_threshold
-    embedder: Model = "global" if balanced or gradient_model == "global" else "local"
-    pool, labeled = _gradient_embeddings(context, embedder)
-
-    chosen = []
-    for class_index in quotas.nonzero().flatten().tolist():
-        quota = int(quotas[class_index])
-        members = (pseudo == class_index).nonzero().flatten()
-        candidates = uncertain_candidates(
-            uncertainty, members, quota, factor=candidate_factor
+    uncertainty = normalized_entropy(context.outputs(choice.model, "pool").probs)
+    factor = candidate_factor if candidates else math.inf
+    by_class = {
+        class_index: uncertain_candidates(
+            uncertainty,
+            (pseudo == class_index).nonzero().flatten(),
+            int(quotas[class_index]),
+            factor=factor if k_center else 1,
         )
-        if len(candidates) > quota:
-            anchors = labeled[labels == class_index]
-            picks = k_center_greedy(pool[candidates], quota, anchors=anchors)
-            candidates = candidates[picks]
-        chosen.append(candidates)
-    positions = torch.cat(chosen)
-    return Selection(
-        positions,
-        suggestions=pseudo[positions],
-        notes={
-            "divergence": d,
-            "score": score,
-            "global-query": float(judge == "global"),
-        },
+        for class_index in quotas.nonzero().flatten().tolist()
+    }
+    if k_center:
+        embedder = _gradient_model(context, gradient_model, gradient_threshold)
+        pool, labeled = gradient_embeddings(context, embedder)
+        by_class = cover_classes(by_class, quotas, pool, labeled, context.labels)
+    positions = torch.cat(list(by_class.values()))
+    return Selection(positions, suggestions=pseudo[positions], notes=choice.notes)
+
+
+def guess_classes(
+    context: QueryContext, model: Literal["global", "local"] = "global"
+) -> Tensor:
+    """Return the pool's pseudo-labels by one model's prototypes (METHOD §4).
+
+    Returns
+    -------
+    Tensor, shape (N,), int64
+        Only classes that the client has a labeled sample of.
+    """
+    prototypes = class_prototypes(
+        context.outputs(model, "labeled").features, context.labels, context.num_classes
     )
+    sizes = context.labels.bincount(minlength=context.num_classes)
+    present = sizes.nonzero().flatten()
+    return pseudo_labels(context.outputs(model, "pool").features, prototypes, present)
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:
@@ -158,24 +182,37 @@ def uncertain_candidates(
     members : Tensor, shape (n,), int64
         Ascending positions of one class in the pool.
     quota : int
-        Samples to take of the class.
+        Samples to take of the class, at least 1.
     factor : float
-        κ.
+        κ; infinite takes all members.
 
     Returns
     -------
     Tensor, shape (min(n, max(1, ⌊κ·quota⌋)),), int64
         Positions in the pool, the most uncertain first, of equals the lowest.
     """
-    count = max(1, math.floor(factor * quota))
+    count = max(1, math.floor(min(factor * quota, len(members))))
     order = uncertainty[members].argsort(descending=True, stable=True)
     return members[order[:count]]
 
 
-def _gradient_embeddings(
+def gradient_embeddings(
     context: QueryContext, model: Model
 ) -> tuple[OuterProducts, OuterProducts]:
-    """Return the pool's and the labels' embeddings: global features, `model`'s p."""
+    """Return the pool's and the labels' embeddings (METHOD §5.3).
+
+    Parameters
+    ----------
+    context : QueryContext
+        The features are the global model's.
+    model : {"global", "local"}
+        The softmax p is this model's.
+
+    Returns
+    -------
+    pool, labeled : OuterProducts
+        N and M points; y is argmax p for the pool and the true class for the labels.
+    """
     pool = context.outputs("global", "pool").features
     labeled = context.outputs("global", "labeled").features
     pool_probs = context.outputs(model, "pool").probs
@@ -184,3 +221,46 @@ def _gradient_embeddings(
         gradient_embedding(pool_probs, pool, pool_probs.argmax(dim=1)),
         gradient_embedding(labeled_probs, labeled, context.labels),
     )
+
+
+def cover_classes(
+    candidates: dict[int, Tensor],
+    quotas: Tensor,
+    pool: OuterProducts,
+    labeled: OuterProducts,
+    labels: Tensor,
+) -> dict[int, Tensor]:
+    """Reduce each class's candidates to its quota by k-center (METHOD §5.3).
+
+    Parameters
+    ----------
+    candidates : dict of int to Tensor
+        By class, positions in the pool, the most uncertain first.
+    quotas : Tensor, shape (C,), int64
+        Candidates that are no more than the quota are all taken.
+    pool, labeled : OuterProducts
+        From `gradient_embeddings`; the labeled ones of a class are its anchors.
+    labels : Tensor, shape (M,), int64
+        Classes of `labeled`.
+
+    Returns
+    -------
+    dict of int to Tensor
+        By class, positions in the pool.
+    """
+    chosen = {}
+    for class_index, members in candidates.items():
+        quota = int(quotas[class_index])
+        if len(members) > quota:
+            anchors = labeled[labels == class_index]
+            members = members[k_center_greedy(pool[members], quota, anchors=anchors)]
+        chosen[class_index] = members
+    return chosen
+
+
+def _gradient_model(context: QueryContext, option: str, threshold: float) -> Model:
+    if option == "global":
+        return "global"
+    if context.global_imbalance is None:
+        raise ValueError("`gradient_model` 'auto' needs the campaign's mean imbalance.")
+    return "global" if context.global_imbalance < threshold else "local"

@@ -6,12 +6,27 @@ factor, ⟨a⊗h, a'⊗h'⟩ = (a·a')(h·h'), so distances need C + D numbers a
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
+import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["OuterProducts", "gradient_embedding"]
+__all__ = ["MeanOuterProducts", "OuterProducts", "Points", "gradient_embedding"]
+
+
+class Points(Protocol):
+    """N points that are known by their inner products."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor | slice, /) -> Self: ...
+
+    def squared_norms(self) -> Tensor:
+        """Return the squared norms, shape (N,)."""
+
+    def inner_products(self, others: Self, /) -> Tensor:
+        """Return the inner products with M others, shape (N, M)."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +52,54 @@ class OuterProducts:
     def __len__(self) -> int:
         return len(self.left)
 
-    def __getitem__(self, index: Tensor | slice) -> "OuterProducts":
-        return OuterProducts(self.left[index], self.right[index])
+    def __getitem__(self, index: Tensor | slice, /) -> Self:
+        return type(self)(self.left[index], self.right[index])
 
     def squared_norms(self) -> Tensor:
         """Return |left|² |right|², shape (N,)."""
         return self.left.square().sum(dim=1) * self.right.square().sum(dim=1)
 
-    def inner_products(self, others: "OuterProducts") -> Tensor:
+    def inner_products(self, others: Self, /) -> Tensor:
         """Return (left·left')(right·right'), shape (N, M)."""
         return (self.left @ others.left.T) * (self.right @ others.right.T)
 
-    def squared_distances(self, others: "OuterProducts") -> Tensor:
+    def squared_distances(self, others: Self, /) -> Tensor:
         """Return |a|²|h|² + |a'|²|h'|² − 2(a·a')(h·h'), shape (N, M), at least 0."""
         norms = self.squared_norms()[:, None] + others.squared_norms()
         return (norms - 2 * self.inner_products(others)).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class MeanOuterProducts:
+    """N points, each the mean of T outer products; only the factors are kept.
+
+    Parameters
+    ----------
+    terms : tuple of OuterProducts
+        T of them, N points each; the dimensions may differ only where T is 1.
+    """
+
+    terms: tuple[OuterProducts, ...]
+
+    def __len__(self) -> int:
+        return len(self.terms[0])
+
+    def __getitem__(self, index: Tensor | slice, /) -> Self:
+        return type(self)(tuple(term[index] for term in self.terms))
+
+    def squared_norms(self) -> Tensor:
+        """Return (1/T²) Σ_s Σ_t (a_s·a_t)(h_s·h_t), shape (N,)."""
+        products = [
+            (s.left * t.left).sum(dim=1) * (s.right * t.right).sum(dim=1)
+            for s in self.terms
+            for t in self.terms
+        ]
+        return torch.stack(products).mean(dim=0)
+
+    def inner_products(self, others: Self, /) -> Tensor:
+        """Return (1/T²) Σ_s Σ_t (a_s·a'_t)(h_s·h'_t), shape (N, M)."""
+        products = [s.inner_products(t) for s in self.terms for t in others.terms]
+        return torch.stack(products).mean(dim=0)
 
 
 def gradient_embedding(

@@ -70,8 +70,7 @@ def k_center_greedy(
     for step in range(budget):
         pick = nearest.argmax() if step or len(anchors) else taken.new_tensor(first)
         taken[step] = pick
-        left, right = points.left[pick], points.right[pick]
-        inner = (points.left @ left) * (points.right @ right)
+        inner = points.inner_products(points[pick[None]])[:, 0]
         distances = (norms + norms[pick] - 2 * inner).clamp_(min=0)
         nearest = torch.minimum(nearest, distances)
         nearest[pick] = -torch.inf

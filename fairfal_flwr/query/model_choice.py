@@ -7,16 +7,106 @@ A client compares the global model with its local one on a class-balanced view o
 labels. A skewed or an alien global model should not judge what is uncertain.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from fairfal_flwr.query.context import Model, QueryContext
+
 __all__ = [
+    "ModelChoice",
+    "ModelOption",
+    "adaptive_model",
     "balanced_counts",
     "balanced_mean",
+    "choose_model",
     "divergence",
     "global_model_score",
     "imbalance",
 ]
+
+ModelOption = Model | Literal["adaptive"]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that a strategy goes by, and what it says about the choice.
+
+    Parameters
+    ----------
+    model : {"global", "local", "local-last", "finetuned", "distilled"}
+        The model.
+    notes : Mapping[str, float]
+        For `Selection.notes`: `global-query` is 1 for the global model; an adaptive
+        choice adds `divergence` and `score`.
+    """
+
+    model: Model
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+def choose_model(
+    context: QueryContext,
+    option: ModelOption,
+    *,
+    threshold: float = 0.75,
+    balance_seed: int = 42,
+) -> ModelChoice:
+    """Return the model that the option of a strategy names.
+
+    Parameters
+    ----------
+    context : QueryContext
+        Looked at for ``"adaptive"`` alone.
+    option : str
+        A model, or ``"adaptive"``.
+    threshold, balance_seed
+        See `adaptive_model`.
+    """
+    if option == "adaptive":
+        return adaptive_model(context, threshold=threshold, balance_seed=balance_seed)
+    return ModelChoice(option, {"global-query": float(option == "global")})
+
+
+def adaptive_model(
+    context: QueryContext, *, threshold: float = 0.75, balance_seed: int = 42
+) -> ModelChoice:
+    """Choose the global model where s_k exceeds δ, else the local one (METHOD §3).
+
+    Parameters
+    ----------
+    context : QueryContext
+        Needs `global_imbalance`, labels, and outputs of the global and the local model.
+    threshold : float, default 0.75
+        δ.
+    balance_seed : int, default 42
+        Seed of the balanced subset.
+
+    Raises
+    ------
+    ValueError
+        If the mean imbalance or every label is missing.
+    """
+    if context.global_imbalance is None:
+        raise ValueError(
+            "The adaptive choice of the model needs the campaign's mean imbalance."
+        )
+    if not len(context.labels):
+        raise ValueError(
+            "The adaptive choice of the model needs at least one labeled sample."
+        )
+    counts = balanced_counts(context.labels, context.num_classes, seed=balance_seed)
+    d = divergence(
+        balanced_mean(context.outputs("global", "labeled").probs, counts),
+        balanced_mean(context.outputs("local", "labeled").probs, counts),
+    )
+    score = global_model_score(d, context.global_imbalance)
+    model: Model = "global" if score > threshold else "local"
+    notes = {"divergence": d, "score": score, "global-query": float(model == "global")}
+    return ModelChoice(model, notes)
 
 
 def balanced_counts(labels: Tensor, num_classes: int, *, seed: int) -> Tensor:

@@ -1,17 +1,32 @@
 """The strategies by name, and the one way to call them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 
-__all__ = ["STRATEGIES", "Strategy", "select", "strategy"]
+__all__ = ["STRATEGIES", "Requirements", "Strategy", "resolve", "select", "strategy"]
 
 SelectFunction = Callable[..., Selection]
+
+
+class Requirements(NamedTuple):
+    """What a strategy needs under certain options."""
+
+    models: tuple[Model, ...]
+    needs_imbalance: bool
 
 
 @dataclass(frozen=True)
@@ -22,31 +37,172 @@ class Strategy:
     ----------
     function : callable
         ``(context, budget, **options) -> Selection`` for 1 <= budget < pool size.
-    models : tuple of {"global", "local"}
-        The models whose outputs it may ask for; none means it needs no weights.
-    needs_imbalance : bool
-        Whether it reads `QueryContext.global_imbalance`.
+    require : callable
+        ``(**options) -> Requirements``, called with every option of the function.
+    needs_changes : bool, default False
+        Whether it reads `QueryContext.prediction_changes`.
     """
 
     function: SelectFunction
-    models: tuple[Model, ...]
-    needs_imbalance: bool
+    require: Callable[..., Requirements]
+    needs_changes: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword options of the function, with their defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def choices(self, option: str) -> tuple[Any, ...]:
+        """Return the values that an option's annotation lists; none if it lists none.
+
+        Examples
+        --------
+        >>> resolve("random").choices("model")
+        ()
+        """
+        return _words(get_type_hints(self.function).get(option))
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that it may ask for with its default options."""
+        return self.requirements({}).models
+
+    @property
+    def needs_imbalance(self) -> bool:
+        """Whether its default options make it read the mean imbalance."""
+        return self.requirements({}).needs_imbalance
+
+    def requirements(self, options: Mapping[str, Any]) -> Requirements:
+        """Return what it needs under these options; missing ones take their defaults.
+
+        Returns
+        -------
+        Requirements
+            `models`: those it may ask the context for; none means it needs no weights.
+            `needs_imbalance`: whether it reads `QueryContext.global_imbalance`.
+        """
+        return self.require(**{**self.options, **options})
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` for a word that an option does not know.
+
+        Numbers are the strategy's own to check.
+        """
+        hints = get_type_hints(self.function)
+        for name, value in options.items():
+            words = _words(hints.get(name))
+            if words and value not in words:
+                raise ValueError(f"Expected {name} in {words}, got {value!r}.")
 
 
 STRATEGIES: dict[str, Strategy] = {}
 
 
 def strategy(
-    name: str, *, models: tuple[Model, ...], needs_imbalance: bool = False
+    name: str,
+    *,
+    models: tuple[Model, ...] | Callable[..., tuple[Model, ...]] | None = None,
+    needs_imbalance: bool | Callable[..., bool] | None = None,
+    needs_changes: bool = False,
 ) -> Callable[[SelectFunction], SelectFunction]:
-    """Register the decorated function as a query strategy; see `Strategy`."""
+    """Register the decorated function as a query strategy.
+
+    Parameters
+    ----------
+    name : str
+        As in ``query.strategy``; lower case, words joined by hyphens.
+    models : tuple or callable, optional
+        The models it may ask for, or a function of its options that returns them. By
+        default the one that its option `model` names; ``"adaptive"`` is the global and
+        the local model.
+    needs_imbalance : bool or callable, optional
+        Whether it reads the mean imbalance, or a function of its options. By default
+        it does where its option `model` is ``"adaptive"``.
+    needs_changes : bool, default False
+        Whether it reads `QueryContext.prediction_changes`.
+    """
 
     def register(function: SelectFunction) -> SelectFunction:
         assert name not in STRATEGIES, f"two strategies are named {name}"
-        STRATEGIES[name] = Strategy(function, models, needs_imbalance)
+        require = _requirement(models, needs_imbalance)
+        STRATEGIES[name] = Strategy(function, require, needs_changes)
         return function
 
     return register
+
+
+def _requirement(
+    models: tuple[Model, ...] | Callable[..., tuple[Model, ...]] | None,
+    needs_imbalance: bool | Callable[..., bool] | None,
+) -> Callable[..., Requirements]:
+    def require(**options: Any) -> Requirements:
+        by_option = _by_model_option(options.get("model"))
+        wanted = models(**options) if callable(models) else models
+        imbalance = (
+            needs_imbalance(**options) if callable(needs_imbalance) else needs_imbalance
+        )
+        return Requirements(
+            by_option.models if wanted is None else wanted,
+            by_option.needs_imbalance if imbalance is None else imbalance,
+        )
+
+    return require
+
+
+def _words(hint: Any) -> tuple[Any, ...]:
+    """Return what a `Literal`, or a union of them, allows; () for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(word for part in get_args(hint) for word in _words(part))
+
+
+def _by_model_option(model: Model | Literal["adaptive"] | None) -> Requirements:
+    if model == "adaptive":
+        return Requirements(("global", "local"), needs_imbalance=True)
+    return Requirements((model,) if model else (), needs_imbalance=False)
+
+
+def resolve(name: str) -> Strategy:
+    """Return the strategy that a name stands for.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, or ``"module:function"`` for a function of one's own, in a
+        module that can be imported. It needs no decorator; `strategy` says which models
+        it asks for, otherwise these are the one that its option `model` names, or the
+        global one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such strategy, module or function, or it cannot be called with
+        a context and a budget.
+
+    Examples
+    --------
+    >>> resolve("random").models
+    ()
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name not in STRATEGIES:
+            known = ", ".join(sorted(STRATEGIES))
+            raise ValueError(f"Unknown strategy {name!r}; known: {known}.")
+        return STRATEGIES[name]
+    try:
+        function = getattr(import_module(module), attribute)
+        inspect.signature(function).bind(None, 1)
+    except Exception as error:  # a module of the user's may fail in any way
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"Cannot use {name!r} as a strategy: {type(error).__name__}: {reason}."
+        ) from error
+    registered = (own for own in STRATEGIES.values() if own.function is function)
+    has_option = "model" in inspect.signature(function).parameters
+    models: tuple[Model, ...] | None = None if has_option else ("global",)
+    return next(registered, Strategy(function, _requirement(models, None)))
 
 
 def select(
@@ -57,7 +213,8 @@ def select(
     Parameters
     ----------
     strategy : str
-        A registered name, such as ``"fairfal"`` or ``"random"``.
+        A registered name, such as ``"fairfal"`` or ``"random"``, or
+        ``"module:function"`` (see `resolve`).
     context : QueryContext
         What the strategy may look at.
     budget : int
@@ -73,7 +230,8 @@ def select(
     Raises
     ------
     ValueError
-        If the strategy or an option is unknown, or the budget is negative.
+        If the strategy, an option or a word for one is unknown, or the budget is
+        negative.
 
     Examples
     --------
@@ -85,20 +243,18 @@ def select(
     >>> len(select("random", context, budget=3).positions)
     3
     """
-    if strategy not in STRATEGIES:
-        known = ", ".join(sorted(STRATEGIES))
-        raise ValueError(f"Unknown strategy {strategy!r}; known: {known}.")
+    chosen = resolve(strategy)
     if budget < 0:
         raise ValueError(f"Expected a budget >= 0, got {budget}.")
-    function = STRATEGIES[strategy].function
-    allowed = list(inspect.signature(function).parameters)[2:]
+    allowed = list(chosen.options)
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(
             f"Unknown options {unknown} of {strategy!r}; known: {allowed}."
         )
+    chosen.check(options)
     if budget == 0 or budget >= context.pool_size:
         return Selection(torch.arange(min(budget, context.pool_size)))
-    selection = function(context, budget, **options)
+    selection = chosen.function(context, budget, **options)
     _check(selection, budget, context.pool_size)
     return selection
 

@@ -1,5 +1,6 @@
-"""The global model on the server's test set."""
+"""The global model on the server's test set, or what the clients say of theirs."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,14 @@ from torch import Tensor
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import class_counts, load_test_set
 from fairfal_flwr.device import resolve_device
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.initial import initial_model
 from fairfal_flwr.messages import Weights, load_weights
-from fairfal_flwr.models import Classifier, build_model, predict
+from fairfal_flwr.models import Classifier, input_rule, predict
 
 __all__ = ["Evaluation", "Evaluator", "rarest_third"]
+
+log = logging.getLogger("fairfal.server")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Evaluator:
     Raises
     ------
     UserError
-        If the images or the device cannot be used.
+        If the images, the network or the device cannot be used, or nobody would test.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -57,10 +62,25 @@ class Evaluator:
         self.images = self.test_set.images.to(self.device)
         self.labels = self.test_set.labels.to(self.device)
         self.rare_classes = rarest_third(torch.from_numpy(class_counts(config)))
+        if not len(self.labels) and not config.federation.fraction_evaluate:
+            raise UserError(
+                "`data.server-test` is false and `federation.fraction-evaluate` is 0, "
+                "so nobody would test the model; set the latter to 1."
+            )
+        self._build(seed=0, weights=True)
+        channels, height, width = self.images.shape[1:]
+        log.info(
+            "%s on %dx%dx%d images: %s",
+            config.model.name,
+            channels,
+            height,
+            width,
+            input_rule(config.model.name, channels),
+        )
 
     def new_weights(self, seed: int) -> Weights:
         """Return a fresh initialization of the global model."""
-        return dict(self._build(seed).state_dict())
+        return dict(self._build(seed, weights=True).state_dict())
 
     def statistics(self) -> frozenset[str]:
         """Return the floating-point entries of the state dict that nothing trains.
@@ -70,13 +90,34 @@ class Evaluator:
         buffers = self._build(seed=0).named_buffers()
         return frozenset(name for name, b in buffers if b.is_floating_point())
 
-    def evaluate(self, weights: Weights) -> Evaluation:
-        """Test the model on every test image, in one pass."""
+    def evaluate(self, weights: Weights) -> Evaluation | None:
+        """Test the model on every test image, in one pass; None if there are none."""
+        if not len(self.labels):
+            return None
         model = self._build(seed=0)
         load_weights(model, weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
         return self._measure(probs)
+
+    def from_clients(
+        self, measures: tuple[float, tuple[float, ...]] | None
+    ) -> Evaluation:
+        """Return what the clients found, for a server without test images.
+
+        Parameters
+        ----------
+        measures : tuple or None
+            Accuracy and recall per class over the clients' test images. None: no
+            client has any, and nothing is known.
+        """
+        unknown = float("nan")
+        if measures is None:
+            log.warning("no client has test images: the accuracy is unknown")
+            measures = unknown, (unknown,) * self.test_set.num_classes
+        accuracy, recalls = measures
+        rare = torch.tensor(recalls)[self.rare_classes].nanmean()
+        return Evaluation(accuracy, unknown, recalls, float(rare))
 
     def _measure(self, probs: Tensor) -> Evaluation:
         num_classes = probs.shape[1]
@@ -92,14 +133,15 @@ class Evaluator:
             rare_recall=float(recalls[self.rare_classes].nanmean()),
         )
 
-    def _build(self, seed: int) -> Classifier:
+    def _build(self, seed: int, *, weights: bool = False) -> Classifier:
         channels, height, width = self.images.shape[1:]
-        return build_model(
-            self.config.model.name,
+        return initial_model(
+            self.config.model,
             in_channels=channels,
             image_size=(height, width),
             num_classes=self.test_set.num_classes,
             seed=seed,
+            weights=weights,
         )
 
 
@@ -117,5 +159,7 @@ def rarest_third(counts: Tensor) -> Tensor:
     >>> rarest_third(torch.tensor([9, 2, 5, 5, 7, 8]))
     tensor([1, 3])
     """
+    if not counts.any():
+        return torch.empty(0, dtype=torch.int64)
     order = counts.flip(0).argsort(stable=True)
     return (len(counts) - 1 - order)[: max(1, len(counts) // 3)]

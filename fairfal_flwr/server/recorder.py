@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ class RoundRow:
     accuracy: float | None
     rare_recall: float | None
     client_accuracy: float | None
+    client_recalls: tuple[float, ...] | None
     seconds: float
 
 
@@ -82,6 +84,7 @@ class Recorder:
         self.config = config
         self.folder = _make_folder(config)
         self.cycles: list[CycleRow] = []
+        self.privacy: dict[str, Any] | None = None
         self._started = perf_counter()
         self._progress: deque[tuple[float, int]] = deque(maxlen=20)
         log.info("results: %s", self.folder)
@@ -135,7 +138,7 @@ class Recorder:
 
     def record_round(self, row: RoundRow) -> None:
         """Append to rounds.csv and print the round's line."""
-        self._append("rounds.csv", asdict(row))
+        self._append("rounds.csv", asdict(row) | {"client_recalls": _joined(row)})
         campaign = self.config.campaign
         accuracy = "" if row.accuracy is None else f"  accuracy {row.accuracy:6.1%}"
         log.info(
@@ -154,8 +157,7 @@ class Recorder:
     def record_cycle(self, row: CycleRow, weights: Weights) -> None:
         """Save the model and the summary so far, and print the cycle's row."""
         self.cycles.append(row)
-        with replacing(self.folder / "model.safetensors") as path:
-            save_file(weights, path, metadata={"cycle": str(row.cycle)})
+        self._save_model(weights, cycle=row.cycle)
         self._write_summary(finished=False)
         log.info("%s", self._table([row]))
 
@@ -168,11 +170,36 @@ class Recorder:
         log.info("finished in %s", _duration(perf_counter() - self._started))
         log.info("results: %s", self.folder)
 
+    def stop(self, weights: Weights, last_aggregate: tuple[int, int] | None) -> None:
+        """Leave behind what there is of a run that cannot go on.
+
+        Parameters
+        ----------
+        weights : Weights
+            The global model.
+        last_aggregate : tuple of int, optional
+            Cycle and round that the weights come from; without it they are no
+            aggregate, and the model of the last whole cycle stays.
+        """
+        if last_aggregate is not None:
+            cycle, round_number = last_aggregate
+            self._save_model(weights, cycle=cycle, round=round_number)
+            log.info("model of cycle %d, round %d saved", cycle, round_number)
+        self._write_summary(finished=False)
+        log.info("results so far: %s", self.folder)
+
+    def _save_model(self, weights: Weights, **metadata: int) -> None:
+        with replacing(self.folder / "model.safetensors") as path:
+            text = {key: str(value) for key, value in metadata.items()}
+            save_file(weights, path, metadata=text)
+
     def _write_summary(self, *, finished: bool) -> None:
         summary: dict[str, Any] = {
             "run": self.name,
             "finished": finished,
             "strategy": self.config.query.strategy,
+            "federation": self.config.federation.strategy,
+            "privacy": self.privacy,
             "data": self.config.data.name,
             "seed": self.config.seed,
             "seconds": perf_counter() - self._started,
@@ -237,7 +264,8 @@ class Recorder:
 def _make_folder(config: RunConfig) -> Path:
     """Create a new folder named after time, image set, strategy and seed."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{stamp}-{config.data.name}-{config.query.strategy}-seed{config.seed}"
+    what = f"{config.data.name}-{config.query.strategy}"  # may hold : and /
+    name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]', '-', what)}-seed{config.seed}"
     root = output_root(config.output_dir)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -252,6 +280,13 @@ def _make_folder(config: RunConfig) -> Path:
             "`output-dir` to a folder that can be written."
         ) from None
     raise UserError(f"{root} holds too many runs named {name}.")
+
+
+def _joined(row: RoundRow) -> str | None:
+    """Return a round's recalls with blanks between, class by class."""
+    if row.client_recalls is None:
+        return None
+    return " ".join(f"{recall:.4f}" for recall in row.client_recalls)
 
 
 def _duration(seconds: float) -> str:

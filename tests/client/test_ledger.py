@@ -106,3 +106,21 @@ def test_a_damaged_file_is_one_clear_line(path):
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match=r"Cannot write the label ledger .*sqlite"):
         Ledger(path, "abc")
+
+
+def test_what_sleeps_is_replaced_with_a_selection_or_stays(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "chase", ids(5), dormant=ids(9, 2))
+    ledger.record_selection(1, "chase", ids(6), dormant=ids(7))
+    ledger.record_selection(2, "random", ids(6))
+    assert Ledger(path, "abc").dormant().tolist() == [2, 9]
+    ledger.record_selection(3, "chase", ids(7), dormant=ids())
+    assert ledger.dormant().tolist() == []
+
+
+def test_a_failed_request_wakes_nobody(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "chase", ids(5), dormant=ids(9))
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.record_selection(2, "chase", ids(5), dormant=ids(1))
+    assert ledger.dormant().tolist() == [9]

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import fairfal_flwr.data
-from fairfal_flwr.data import IMAGE_SETS, datasets, fashion_mnist, load_image_set
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import SOURCES, Request, digits, fashion_mnist, load_image_set
 from fairfal_flwr.data.fashion_mnist import DEBIAN_FOLDER, FILES, read_fashion_mnist
 from fairfal_flwr.errors import UserError
 
@@ -22,6 +23,9 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
 needs_fashion_mnist = pytest.mark.skipif(
     not DEBIAN_FOLDER.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
+
+
+DIGITS = Request("digits")
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -68,18 +72,18 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_digits_have_the_documented_sizes_and_a_balanced_test_set():
-    digits = load_image_set("digits", "")
-    assert digits.train_images.shape == (1437, 1, 16, 16)
-    assert digits.test_images.shape == (360, 1, 16, 16)
-    assert digits.train_images.dtype == digits.test_images.dtype == torch.uint8
-    assert digits.train_labels.dtype == digits.test_labels.dtype == torch.int64
-    assert digits.test_labels.bincount().tolist() == [36] * 10
-    assert digits.num_classes == 10
-    assert digits.class_names[3] == "3"
+    images = load_image_set(DIGITS)
+    assert images.train_images.shape == (1437, 1, 16, 16)
+    assert images.test_images.shape == (360, 1, 16, 16)
+    assert images.train_images.dtype == images.test_images.dtype == torch.uint8
+    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
+    assert images.test_labels.bincount().tolist() == [36] * 10
+    assert images.num_classes == 10
+    assert images.class_names[3] == "3"
 
 
 def test_digits_repeat_each_pixel_and_use_the_full_range():
-    images = load_image_set("digits", "").test_images
+    images = load_image_set(DIGITS).test_images
     assert torch.equal(images[:, :, ::2, ::2], images[:, :, 1::2, 1::2])
     # The first digit's first row in the file is 0 0 5 13 9 1 0 0; 16 becomes 255.
     assert images[0, 0, 0, ::2].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
@@ -88,49 +92,55 @@ def test_digits_repeat_each_pixel_and_use_the_full_range():
 
 
 def test_digits_mean_and_std_are_those_of_the_training_images():
-    digits = load_image_set("digits", "")
-    pixels = digits.train_images.double() / 255
-    assert pixels.mean().item() == pytest.approx(digits.mean[0], abs=5e-5)
-    assert pixels.std().item() == pytest.approx(digits.std[0], abs=5e-5)
+    images = load_image_set(DIGITS)
+    pixels = images.train_images.double() / 255
+    assert pixels.mean().item() == pytest.approx(images.mean[0], abs=5e-5)
+    assert pixels.std().item() == pytest.approx(images.std[0], abs=5e-5)
 
 
 def test_image_sets_are_loaded_once_per_process():
-    assert load_image_set("digits", "") is load_image_set("digits", "")
+    assert load_image_set(DIGITS) is load_image_set(DIGITS)
 
 
 def test_digits_come_through_scikit_learn_where_its_file_has_moved(monkeypatch):
-    table = datasets._digits_table()
+    table = digits._digits_table()
     parts = SimpleNamespace(data=table[:, :-1].astype(float), target=table[:, -1])
     fake = SimpleNamespace(load_digits=lambda: parts)
-    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "sklearn", SimpleNamespace(datasets=fake))
     monkeypatch.setitem(sys.modules, "sklearn.datasets", fake)
-    assert np.array_equal(datasets._digits_table(), table)
+    assert np.array_equal(digits._digits_table(), table)
 
 
 @pytest.mark.slow
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    table = datasets._digits_table()
-    assert np.array_equal(table[:, :-1], digits.data)
-    assert np.array_equal(table[:, -1], digits.target)
+    theirs = load_digits()
+    table = digits._digits_table()
+    assert np.array_equal(table[:, :-1], theirs.data)
+    assert np.array_equal(table[:, -1], theirs.target)
 
 
 def test_an_unknown_image_set_lists_the_known_ones():
     with pytest.raises(
-        UserError, match=r"`data.name` is 'mnist'; allowed: digits, fashion-mnist\.$"
+        UserError,
+        match=r"`data.name` is 'mnist'; allowed: digits, fashion-mnist, cifar10, .*",
     ):
-        load_image_set("mnist", "")
+        load_image_set(Request("mnist"))
 
 
-def test_registry_and_config_know_the_same_image_sets():
-    from typing import get_args
+@pytest.mark.parametrize("name", [*SOURCES, "hf:ylecun/mnist"])
+def test_the_config_knows_every_image_set(name):
+    assert RunConfig.from_flat({"data.name": name}).data.name == name
 
-    from fairfal_flwr.config import DataConfig
 
-    assert set(get_args(DataConfig.model_fields["name"].annotation)) == set(IMAGE_SETS)
+@pytest.mark.parametrize("name", ["mnist", "hf:", "hf: x", "Folder"])
+def test_the_config_refuses_other_names(name):
+    with pytest.raises(
+        UserError, match=r"^Run config: `data.name` is .*; allowed: dig"
+    ):
+        RunConfig.from_flat({"data.name": name})
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -330,7 +340,7 @@ def test_a_failed_download_says_where_it_looked_and_what_to_do(
 
 @needs_fashion_mnist
 def test_debian_s_fashion_mnist_is_the_real_one():
-    images = load_image_set("fashion-mnist", "")
+    images = load_image_set(Request("fashion-mnist"))
     assert images.train_images.shape == (60000, 1, 28, 28)
     assert images.test_images.shape == (10000, 1, 28, 28)
     assert images.train_labels.bincount().tolist() == [6000] * 10

@@ -3,13 +3,13 @@
 Slow for its imports: flwr-datasets takes as long as all other tests of the folder.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import load_image_set, load_shard
+from fairfal_flwr.config import DataConfig, RunConfig
+from fairfal_flwr.data import Request, load_image_set, load_shard
 from fairfal_flwr.data.shard import _training_rows
 from fairfal_flwr.errors import UserError
 
@@ -31,8 +31,8 @@ def test_flower_s_partitions_are_the_shards(ratio):
     run = RunConfig.from_flat(
         {"seed": 3, "data.imbalance-ratio": ratio, "data.alpha": 0.3}
     )
-    rows = _training_rows("digits", "", ratio, 3)
-    labels = load_image_set("digits", "").train_labels.numpy()[rows]
+    rows = _training_rows(Request("digits"), run.data, 3)
+    labels = load_image_set(Request("digits")).train_labels.numpy()[rows]
     dataset = Dataset.from_dict(
         {"label": labels, "row": rows},
         features=Features({"label": ClassLabel(num_classes=10), "row": Value("int64")}),
@@ -60,3 +60,83 @@ def test_more_partitions_than_rows_are_refused():
     parts = partitioner(Dataset.from_dict({"label": [0, 1]}), 3, 1.0)
     with pytest.raises(UserError, match=r"^`num-clients` is 3; allowed: 1 to 2"):
         parts.load_partition(0)
+
+
+NAMES = get_args(DataConfig.model_fields["partitioner"].annotation)
+
+
+def test_the_config_names_every_partitioner():
+    from fairfal_flwr.data.flower_partitioner import FLOWER_PARTITIONERS
+
+    assert set(NAMES) == {"balanced-dirichlet", *FLOWER_PARTITIONERS}
+
+
+def deal(name, labels, num_clients, *, seed=0, alpha=0.5, classes_per_client=2):
+    from fairfal_flwr.data.flower_partitioner import flower_deal
+
+    return flower_deal(
+        name,
+        labels,
+        num_clients,
+        np.random.default_rng(seed),
+        alpha=alpha,
+        classes_per_client=classes_per_client,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_partitioners_of_flower_deal_every_image_once_and_the_same_again(name):
+    labels = np.sort(np.arange(400) % 10)
+    rows = deal(name, labels, 4)
+    again = deal(name, labels, 4)
+    assert [part.tolist() for part in rows] == [part.tolist() for part in again]
+    together = np.concatenate(rows)
+    assert len(set(together.tolist())) == len(together)
+    if name != "pathological":  # it drops the classes that no client has drawn
+        assert len(together) == 400
+    assert all(np.all(np.diff(part) > 0) for part in rows)
+    if name != "pathological":
+        other = deal(name, labels, 4, seed=1)
+        assert [p.tolist() for p in rows] != [p.tolist() for p in other]
+
+
+def test_sizes_and_classes_are_what_the_names_promise():
+    labels = np.sort(np.arange(400) % 10)
+    sizes = {name: [len(p) for p in deal(name, labels, 4)] for name in NAMES[1:]}
+    assert sizes["iid"] == sizes["inner-dirichlet"] == [100] * 4
+    assert sizes["linear"] == [40, 80, 120, 160]
+    assert sizes["square"][3] > sizes["square"][0] * 10
+    iid = deal("iid", labels, 4)[0]
+    assert len(np.unique(labels[iid])) == 10  # though the labels were sorted
+    for part in deal("pathological", labels, 10, classes_per_client=3):
+        assert len(np.unique(labels[part])) == 3
+
+
+def test_a_deal_that_a_partitioner_cannot_make_is_one_line():
+    with pytest.raises(
+        UserError,
+        match=r"^`data.partitioner` is 'pathological', which cannot deal 30 images to "
+        r"2 clients: .*\.$",
+    ):
+        deal("pathological", np.arange(30) % 10, 2, classes_per_client=50)
+
+
+@pytest.mark.parametrize("name", ["iid", "linear", "exponential", "dirichlet"])
+def test_a_client_without_images_is_an_error(name):
+    run = RunConfig.from_flat(
+        {"num-clients": 1500, "data.partitioner": name, "data.imbalance-ratio": 1.0}
+    )
+    with pytest.raises(UserError, match=rf"^`data.partitioner` is '{name}'"):
+        load_shard(run, 0)
+
+
+def test_the_test_set_follows_the_training_images():
+    run = RunConfig.from_flat(
+        {"data.partitioner": "pathological", "data.imbalance-ratio": 1.0}
+    )
+    shards = [load_shard(run, client) for client in range(5)]
+    assert sum(len(shard.test_labels) for shard, _ in shards) == 360
+    used = set().union(*(labels.tolist() for _, labels in shards))
+    for shard, labels in shards:
+        mine = used & set(shard.test_labels.tolist())
+        assert mine <= set(labels.tolist())

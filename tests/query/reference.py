@@ -124,3 +124,142 @@ def random_outputs(
     logits = torch.randn(num_samples, num_classes, generator=generator)
     features = torch.randn(num_samples, dim, generator=generator).relu() + 0.01
     return Outputs((2 * logits).softmax(dim=1), features)
+
+
+def badge(vectors: Tensor, budget: int, draws: list[float]) -> list[int]:
+    """k-means++ on explicit vectors; draws[i] decides the i-th pick."""
+    taken = [max(range(len(vectors)), key=lambda i: float(vectors[i].norm()))]
+    for draw in draws[1:budget]:
+        weights = [
+            min(float((v - vectors[i]).square().sum()) for i in taken) for v in vectors
+        ]
+        for i in taken:
+            weights[i] = 0.0
+        target, running = draw * sum(weights), 0.0
+        for i, weight in enumerate(weights):
+            running += weight
+            if running > target:
+                taken.append(i)
+                break
+    return taken
+
+
+def expected_gradient_length(head: torch.nn.Linear, feature: Tensor) -> float:
+    """Backpropagate every class's loss to the weight of the last layer."""
+    logits = torch.nn.functional.linear(feature.clone(), head.weight, head.bias)
+    total = 0.0
+    for c, p in enumerate(logits.softmax(dim=0).tolist()):
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(c))
+        (gradient,) = torch.autograd.grad(loss, head.weight, retain_graph=True)
+        total += p * float(gradient.norm())
+    return total
+
+
+def reverse_neighbors(
+    pool: Tensor,
+    labeled: Tensor,
+    pool_classes: list[int],
+    labeled_classes: list[int],
+    num_classes: int,
+    k: int,
+) -> list[list[float]]:
+    """Count the classes of those that have x among their k nearest in the pool."""
+    counts = [[1.0] * num_classes for _ in pool]
+    everyone = [*pool, *labeled]
+    for z, c in enumerate([*pool_classes, *labeled_classes]):
+        others = [i for i in range(len(pool)) if i != z]
+        others.sort(key=lambda i: -cosine(everyone[z], pool[i]))
+        for i in others[: min(k, len(pool) - 1)]:
+            counts[i][c] += 1
+    return [[n / sum(row) for n in row] for row in counts]
+
+
+def perturbation(
+    network: torch.nn.Module, image: Tensor, *, max_iterations: int, nearest: bool
+) -> float:
+    """DeepFool on one sample, one class and one step after the other."""
+    eta, start = torch.zeros_like(image), None
+    for _ in range(max_iterations):
+        x = (image + eta).clone().requires_grad_()
+        _, logits = network.features_and_logits(x[None])  # type: ignore[operator]
+        logits = logits[0]
+        predicted = int(logits.argmax())
+        start = predicted if start is None else start
+        if predicted != start:
+            break
+        (own,) = torch.autograd.grad(logits[start], x, retain_graph=True)
+        best, step = math.inf, torch.zeros_like(image)
+        for i in range(len(logits)):
+            if i == start:
+                continue
+            (other,) = torch.autograd.grad(logits[i], x, retain_graph=True)
+            w = other - own
+            distance = abs(logits[i].item() - logits[start].item()) / float(w.norm())
+            if distance < best:
+                step = distance / w.norm() * w
+                if nearest:
+                    best = distance
+        eta = eta + step
+    return float(eta.square().sum())
+
+
+def flips(
+    feature: Tensor, predicted: int, anchors: Tensor, head: torch.nn.Linear, cap: float
+) -> bool:
+    """ALFA-Mix on one sample with the gradient by autograd and α written out."""
+    h = feature.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(head(h), torch.tensor(predicted))
+    (g,) = torch.autograd.grad(loss, h)
+    for anchor in anchors:
+        z = anchor - feature
+        alpha = cap / math.sqrt(len(z)) * z.norm() / g.norm() * g / (z + 1e-8)
+        mixed = (1 - alpha) * feature + alpha * anchor
+        if int(head(mixed).argmax()) != predicted:
+            return True
+    return False
+
+
+def otsu(values: list[float], num_bins: int) -> float:
+    """Try every cut of the histogram."""
+    low, width = min(values), (max(values) - min(values)) / num_bins
+    bins = [min(int((v - low) / width), num_bins - 1) for v in values]
+    centers = [low + width * (i + 0.5) for i in range(num_bins)]
+    best, threshold = -1.0, low
+    for cut in range(num_bins - 1):
+        lower = [centers[b] for b in bins if b <= cut]
+        upper = [centers[b] for b in bins if b > cut]
+        gap = sum(lower) / len(lower) - sum(upper) / len(upper)
+        between = len(lower) * len(upper) * gap**2
+        if between > best * (1 + 1e-9):
+            best, threshold = between, centers[cut]
+    return threshold
+
+
+def best_of_each_cluster(
+    clusters: list[int], scores: list[float], budget: int
+) -> list[int]:
+    """LoGo's micro step and its top-up, walked cluster by cluster."""
+    queues = {
+        c: sorted(
+            (i for i, k in enumerate(clusters) if k == c), key=lambda i: -scores[i]
+        )
+        for c in sorted(set(clusters))
+    }
+    chosen = [queue.pop(0) for queue in queues.values()]
+    step = max(1, math.ceil((budget - len(chosen)) / len(queues)))
+    while len(chosen) < budget:
+        for queue in queues.values():
+            chosen += [queue.pop(0) for _ in range(min(step, len(queue)))]
+    return chosen[:budget]
+
+
+def typicality(points: Tensor, clusters: list[int], k: int) -> list[float]:
+    result = []
+    for i, point in enumerate(points):
+        distances = sorted(
+            float((point - points[j]).norm())
+            for j in range(len(points))
+            if j != i and clusters[j] == clusters[i]
+        )[:k]
+        result.append(len(distances) / sum(distances) if distances else 0.0)
+    return result

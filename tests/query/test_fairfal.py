@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from fairfal_flwr.query import Outputs, QueryContext, select
 from fairfal_flwr.query.fairfal import normalized_entropy, uncertain_candidates
 from fairfal_flwr.query.model_choice import balanced_counts
+from fairfal_flwr.query.registry import STRATEGIES
 
 
 def distributions(*first: float) -> torch.Tensor:
@@ -165,6 +166,77 @@ def test_of_equally_uncertain_candidates_the_lowest_is_first():
         torch.tensor([0.3, 0.5, 0.3, 0.5]), torch.arange(4), 1, factor=3
     )
     assert candidates.tolist() == [1, 3, 0]
+
+
+def test_the_stages_can_be_left_out():
+    """γ̄ = 0.3, quotas of 1.
+
+    Without candidates, class 0 takes the farthest of 0, 1, 2 from (.8, 0), which is 2,
+    and class 1 the farther of 3, 4, 5 from (0, −.4), which is 3. With κ = 1 there is
+    one candidate, so that k-center has no say: 1 and 3, as without k-center.
+    """
+    everything = select("fairfal", worked_example(0.3), 2, candidates=False)
+    assert everything.positions.tolist() == [2, 3]
+    for options in ({"k_center": False}, {"candidate_factor": 1.0}):
+        selection = select("fairfal", worked_example(0.3), 2, **options)
+        assert selection.positions.tolist() == [1, 3]
+    selection = select(
+        "fairfal", worked_example(0.3), 2, k_center=False, candidates=False
+    )
+    assert selection.positions.tolist() == [1, 3]
+
+
+def test_without_candidates_the_farthest_of_the_class_is_taken():
+    """The local model judges (γ̄ = 0.45) and would leave 2 out; 2 is the farthest."""
+    options = {"candidate_factor": 2.0}
+    with_stage = select("fairfal", worked_example(0.45), 2, **options)
+    assert 2 not in with_stage.positions
+    without = select("fairfal", worked_example(0.45), 2, candidates=False, **options)
+    assert without.positions.tolist() == [2, 3]
+
+
+def test_the_model_can_be_fixed():
+    options = {"candidate_factor": 2.0}
+    for model, expected in [("global", [2, 3]), ("local", [0, 4])]:
+        selection = select("fairfal", worked_example(0.3), 2, model=model, **options)
+        assert selection.positions.tolist() == expected
+        assert selection.notes == {"global-query": float(model == "global")}
+
+
+def test_prototypes_can_be_the_local_ones():
+    """All local features are alike, so every sample is nearest to class 0 first."""
+    selection = select("fairfal", worked_example(0.3), 2, prototypes="local")
+    assert selection.suggestions is not None
+    assert selection.suggestions.tolist() == [0, 0]
+
+
+def test_a_candidate_factor_below_1_is_refused():
+    with pytest.raises(ValueError, match=r"Expected candidate_factor >= 1, got 0\.5"):
+        select("fairfal", worked_example(0.3), 2, candidate_factor=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "models", "needs_imbalance"),
+    [
+        ({}, ("global", "local"), True),
+        ({"model": "global"}, ("global", "local"), True),
+        ({"model": "global", "gradient_model": "global"}, ("global",), False),
+        ({"model": "global", "k_center": False}, ("global",), False),
+        ({"model": "local", "k_center": False}, ("global", "local"), False),
+    ],
+)
+def test_it_asks_for_no_more_than_its_options_need(options, models, needs_imbalance):
+    assert STRATEGIES["fairfal"].requirements(options) == (models, needs_imbalance)
+
+
+def test_fixed_models_need_no_imbalance():
+    context = worked_example(0.3)
+    context.global_imbalance = None
+    options = {"model": "global", "candidate_factor": 2.0}
+    with pytest.raises(ValueError, match="`gradient_model` 'auto' needs the campaign"):
+        select("fairfal", context, 2, **options)
+    selection = select("fairfal", context, 2, gradient_model="global", **options)
+    assert selection.positions.tolist() == [2, 3]
 
 
 def test_a_missing_imbalance_is_named():

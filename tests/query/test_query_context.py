@@ -95,6 +95,56 @@ def test_outputs_that_do_not_fit_each_other_are_refused(outputs, num_classes, me
         QueryContext.from_outputs(outputs, labels=labels(0), num_classes=num_classes)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"prediction_changes": torch.zeros(3)},
+            r"Expected int64 prediction_changes of shape \(N,\) = \(4,\), got torch.fl",
+        ),
+        (
+            {"prediction_changes": torch.zeros(3, dtype=torch.int64)},
+            r"prediction_changes of shape .* of shape \(3,\)\.",
+        ),
+        ({"dormant": torch.zeros(4)}, r"Expected bool dormant of shape"),
+    ],
+)
+def test_what_the_pool_remembers_must_fit_the_pool(given, message):
+    with pytest.raises(ValueError, match=message):
+        QueryContext(
+            lambda *_: uniform(4),
+            labels=labels(0),
+            pool_size=4,
+            num_classes=2,
+            **given,
+        )
+
+
+def test_networks_and_inputs_are_loaded_once():
+    calls = []
+    context = QueryContext.from_outputs(
+        {("global", "pool"): uniform(4)},
+        labels=labels(0),
+        num_classes=2,
+        load_network=lambda model: calls.append(model) or torch.nn.Identity(),
+        load_inputs=lambda split: calls.append(split) or torch.ones(4, 1),
+    )
+    assert calls == []
+    assert context.network("local") is context.network("local")
+    assert context.inputs("pool") is context.inputs("pool")
+    assert calls == ["local", "pool"]
+
+
+def test_a_missing_network_or_input_is_named():
+    context = QueryContext.from_outputs(
+        {("global", "pool"): uniform(4)}, labels=labels(0), num_classes=2
+    )
+    with pytest.raises(ValueError, match="needs the global network itself"):
+        context.network("global")
+    with pytest.raises(ValueError, match="give the context `load_inputs`"):
+        context.inputs("pool")
+
+
 def test_the_default_generator_is_seeded():
     make = lambda: QueryContext.from_outputs(  # noqa: E731
         {("global", "pool"): uniform(1)}, labels=labels(), num_classes=2

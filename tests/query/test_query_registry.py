@@ -66,6 +66,47 @@ def test_a_strategy_that_breaks_its_promise_is_caught(context, registered, posit
         select("broken", context, 2)
 
 
+def test_an_unknown_word_for_an_option_is_refused(context):
+    with pytest.raises(ValueError, match=r"Expected model in \('global', .*, got 'x'"):
+        select("entropy", context, 1, model="x")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (("global",), False)),
+        ({"model": "local-last"}, (("local-last",), False)),
+        ({"model": "adaptive"}, (("global", "local"), True)),
+    ],
+)
+def test_requirements_follow_the_option_model(options, expected):
+    assert STRATEGIES["entropy"].requirements(options) == expected
+
+
+def test_attributes_speak_of_the_default_options():
+    fairfal, chance = STRATEGIES["fairfal"], STRATEGIES["random"]
+    assert fairfal.models == ("global", "local")
+    assert fairfal.needs_imbalance
+    assert (chance.models, chance.needs_imbalance) == ((), False)
+    assert fairfal.options["candidate_factor"] == 4.0
+
+
+def test_requirements_may_be_functions_of_the_options(registered):
+    @registered(
+        "own",
+        models=lambda *, wide: ("global", "local") if wide else (),
+        needs_imbalance=lambda *, wide: wide,
+    )
+    def own(context, budget, *, wide=False):
+        return Selection(torch.arange(budget))
+
+    from fairfal_flwr.query import registry
+
+    needs = registry.STRATEGIES["own"].requirements
+    assert needs({}) == ((), False)
+    assert needs({"wide": True}) == (("global", "local"), True)
+
+
 def test_two_strategies_of_one_name_are_refused(registered):
     with pytest.raises(AssertionError, match="two strategies are named random"):
         registered("random", models=())(lambda context, budget: Selection(budget))

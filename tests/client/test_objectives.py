@@ -1,0 +1,166 @@
+"""The losses: worked by hand, and what they must not do."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, softmax
+
+from fairfal_flwr.client.objectives import (
+    alignment,
+    class_weights,
+    distillation,
+    kcfu,
+    random_batches,
+)
+from fairfal_flwr.client.training import LabeledImages, supervised_loss
+from fairfal_flwr.models import Classifier
+
+
+def linear(*rows):
+    """Return a network whose logits are W x."""
+    weight = torch.tensor(rows)
+    head = nn.Linear(weight.shape[1], len(weight), bias=False)
+    head.weight.data = weight
+    return Classifier(nn.Flatten(), head)
+
+
+def images(*rows):
+    return torch.tensor(rows)[:, None, None, :]
+
+
+CLIENT = linear([1.0, 0.0], [0.0, 1.0], [0.5, 0.5])
+SERVER = linear([0.0, 2.0], [1.0, 0.0], [0.0, 0.0])
+BATCH = LabeledImages(images([1.0, 2.0], [0.0, -1.0]), torch.tensor([0, 1]))
+UNLABELED = images([1.0, 0.0], [0.0, 1.0], [2.0, 1.0])
+
+
+def kl(p, q):
+    return float((p * (p / q).log()).sum().detach())
+
+
+def test_distillation_is_a_weighted_sum_of_its_two_losses():
+    logits, known = CLIENT(BATCH.inputs), SERVER(BATCH.inputs)
+    divergence = sum(
+        kl(softmax(t / 4, dim=0), softmax(z / 4, dim=0))
+        for t, z in zip(known, logits, strict=True)
+    )
+    expected = 0.1 * cross_entropy(logits, BATCH.labels) + 0.9 * 16 * divergence / 2
+    loss = distillation(SERVER, temperature=4.0, weight=0.9)
+    assert float(loss(CLIENT, BATCH)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_distillation_without_weight_is_the_supervised_loss():
+    loss = distillation(SERVER, temperature=2.0, weight=0.0)
+    torch.testing.assert_close(loss(CLIENT, BATCH), supervised_loss(CLIENT, BATCH))
+
+
+def test_class_weights_go_by_rarity_and_leave_out_the_unseen():
+    weights = class_weights(torch.tensor([4, 0, 1]))
+    torch.testing.assert_close(weights, torch.tensor([0.2, 0.0, 0.8]))
+
+
+def test_kcfu_starts_as_the_balanced_softmax():
+    """CE(z + log n, y), where class 2 has no label and so no share of the softmax."""
+    counts = torch.tensor([3, 1, 0])
+    loss = kcfu(SERVER, counts, lambda _: UNLABELED, None, np.random.default_rng(0))
+    logits = CLIENT(BATCH.inputs)
+    shares = torch.tensor([3.0, 1.0]) * logits[:, :2].exp()
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    expected = -(shares[0, 0].log() + shares[1, 1].log()) / 2
+    torch.testing.assert_close(loss(CLIENT, BATCH), expected)
+
+
+@pytest.mark.parametrize("quirks", ["faithful", "corrected"])
+def test_kcfu_compensates_where_the_server_sees_a_rare_class(quirks):
+    """The slow way, image by image, with the same random numbers."""
+    counts = torch.tensor([3, 1, 0])
+    rows = np.array([0, 1, 2])
+    supervised = kcfu(SERVER, counts, lambda _: UNLABELED, None, None)
+    loss = kcfu(
+        SERVER,
+        counts,
+        lambda rows: UNLABELED[torch.from_numpy(rows)],
+        itertools.repeat(rows),
+        np.random.default_rng(5),
+        quirks=quirks,
+    )
+    rng = np.random.default_rng(5)
+    if quirks == "faithful":
+        partners = [int(rng.integers(3))] * 3
+    else:
+        partners = rng.permutation(3).tolist()
+    shares = rng.beta(2.0, 2.0, 3).tolist()
+    mixed = [
+        share * UNLABELED[i] + (1 - share) * UNLABELED[j]
+        for i, (j, share) in enumerate(zip(partners, shares, strict=True))
+    ]
+    known = [SERVER(image[None])[0] for image in mixed]
+    gamma = [0.25, 0.75, 0.0]
+    terms = []
+    for i, (j, share) in enumerate(zip(partners, shares, strict=True)):
+        weight = share * gamma[known[i].argmax()]
+        weight += (1 - share) * gamma[known[j].argmax()]
+        p, q = softmax(known[i], dim=0), softmax(CLIENT(mixed[i][None])[0], dim=0)
+        terms.append(weight * kl(p, q) / 3)
+    compensation = float(loss(CLIENT, BATCH) - supervised(CLIENT, BATCH))
+    assert compensation == pytest.approx(sum(terms) / 3, rel=1e-4)
+
+
+def test_kcfu_has_finite_gradients_with_classes_unseen():
+    model = linear([1.0, 0.0], [0.0, 1.0], [0.5, 0.5])
+    loss = kcfu(
+        SERVER,
+        torch.tensor([3, 1, 0]),
+        lambda rows: UNLABELED[torch.from_numpy(rows)],
+        random_batches(3, 2, np.random.default_rng(1)),
+        np.random.default_rng(2),
+    )
+    loss(model, BATCH).backward()
+    assert torch.isfinite(model.head.weight.grad).all()
+    assert model.head.weight.grad.any()
+    assert SERVER.head.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("quirks", "targets"), [("faithful", [0, 0, 0]), ("corrected", [0, 1, 0])]
+)
+def test_alignment_pulls_to_the_server_or_to_the_past(quirks, targets):
+    """Mean variation 4/3: only the second image, with 0, looks back."""
+    previous = linear([1.0, 1.0], [0.0, 0.0], [0.0, 1.0])
+    loss = alignment(
+        SERVER,
+        previous,
+        torch.tensor([2, 0, 2]),
+        lambda rows: UNLABELED[torch.from_numpy(rows)],
+        itertools.repeat(np.array([0, 1, 2])),
+        weight=0.3,
+        temperature=0.5,
+        quirks=quirks,
+    )
+
+    def cosine(a, b):
+        return float(a @ b / (a.norm() * b.norm()))
+
+    total = 0.0
+    for image, target in zip(UNLABELED, targets, strict=True):
+        own, server, past = (m(image[None])[0] for m in (CLIENT, SERVER, previous))
+        scores = torch.tensor([cosine(own, server), cosine(own, past)]) / 0.5
+        total += float(cross_entropy(scores[None], torch.tensor([target]))) / 3
+    expected = float(supervised_loss(CLIENT, BATCH)) + 0.3 * total
+    assert float(loss(CLIENT, BATCH)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_random_batches_go_over_all_rows_and_start_again():
+    batches = random_batches(7, 3, np.random.default_rng(0))
+    first, second, third = next(batches), next(batches), next(batches)
+    assert [len(first), len(second), len(third)] == [3, 3, 3]
+    assert len(set(first) | set(second)) == 6
+    assert len(set(first) | set(third)) < 6 or not np.array_equal(first, third)
+
+
+def test_random_batches_of_few_rows_are_all_of_them():
+    batches = random_batches(2, 64, np.random.default_rng(0))
+    assert [sorted(next(batches)) for _ in range(2)] == [[0, 1], [0, 1]]

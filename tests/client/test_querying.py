@@ -1,0 +1,300 @@
+"""One client's query: its models, what is remembered, what is shown."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from fairfal_flwr.client import querying
+from fairfal_flwr.client.last_round import LastRound
+from fairfal_flwr.client.local_models import LocalModels
+from fairfal_flwr.client.networks import Holdings
+from fairfal_flwr.client.participant import Participant
+from fairfal_flwr.client.querying import PoolQuery
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import SelectRequest, TrainRequest
+from fairfal_flwr.query import Selection, select
+from fairfal_flwr.query.context import Model
+
+MODELS = Model.__args__
+SMALL = {
+    "num-clients": 3,
+    "campaign.num-rounds": 2,
+    "train.epochs": 3,
+    "local.max-epochs": 2,
+    "distill.max-epochs": 2,
+    "query.strategy": "chase",
+}
+
+
+@pytest.fixture
+def state(tmp_path):
+    return {"state-dir": str(tmp_path)}
+
+
+def participant(state, **overrides):
+    config = RunConfig.from_flat(SMALL | state | overrides)
+    return Participant(config, 0, "test")
+
+
+def annotated(state, **overrides):
+    """Return a client that has been through the random cycle, and the weights."""
+    client = participant(state, **overrides)
+    client.select(SelectRequest(campaign="test", cycle=1, strategy="random"))
+    return client, client.networks.fresh(seed=1).state_dict()
+
+
+def train_request(weights, cycle=1, number=2):
+    return TrainRequest(
+        campaign="test", weights=weights, cycle=cycle, round=number, lr=0.01
+    )
+
+
+def query(client, weights, strategy="entropy", cycle=2):
+    request = SelectRequest(
+        campaign="test",
+        cycle=cycle,
+        strategy=strategy,
+        global_imbalance=0.5,
+        weights=weights,
+    )
+    last = client.last_round.read()
+    return PoolQuery(
+        client.config, 0, client.networks, client.holdings(), request, last=last
+    )
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_model_is_made_once_and_runs_once_over_each_split(state, monkeypatch):
+    client, weights = annotated(state)
+    made, runs = [], []
+
+    def count(method):
+        original = getattr(LocalModels, method)
+
+        def counted(self, *arguments):
+            made.append(method)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(LocalModels, method, counted)
+
+    for method in ("local", "finetuned", "distilled", "local_last"):
+        count(method)
+    original = client.networks.outputs
+
+    def outputs(model, images):
+        runs.append(len(images))
+        return original(model, images)
+
+    monkeypatch.setattr(client.networks, "outputs", outputs)
+    own = query(client, weights)
+
+    def greedy(name, context, budget, **options):
+        for model in [*MODELS, *MODELS]:
+            for split in ("pool", "labeled"):
+                context.outputs(model, split)
+            network = context.network(model)
+            assert not any(p.grad is not None for p in network.parameters())
+        inputs = context.inputs("pool")
+        assert inputs.shape == (context.pool_size, *client.shard.images.shape[1:])
+        assert inputs.dtype == torch.float32
+        assert context.inputs("pool") is inputs
+        return select("random", context, budget)
+
+    monkeypatch.setattr(querying, "select", greedy)
+    own.run(5)
+    assert sorted(made) == ["distilled", "finetuned", "local", "local_last"]
+    assert len(runs) == 2 * len(MODELS)
+
+
+def test_the_models_differ_as_they_should(state):
+    client, weights = annotated(state, **{"query.strategy": "ksas"})
+    reply = client.train(train_request(weights))
+    own = query(client, weights)
+    models = {name: own._model(name) for name in MODELS}
+    flat = {name: parameters(model) for name, model in models.items()}
+    assert all(
+        not torch.equal(flat[a], flat[b])
+        for i, a in enumerate(MODELS)
+        for b in MODELS[:i]
+    )
+    assert torch.equal(
+        flat["local-last"], parameters(client.networks.with_weights(reply.weights))
+    )
+    for name, model in models.items():
+        again = query(client, weights)._model(name)
+        assert torch.equal(flat[name], parameters(again)), name
+        assert all(
+            torch.equal(value, model.state_dict()[key])
+            for key, value in again.state_dict().items()
+        )
+
+
+def test_without_a_last_round_the_global_model_stands_in(state, caplog):
+    client, weights = annotated(state, **{"query.strategy": "ksas"})
+    with caplog.at_level(logging.WARNING):
+        model = query(client, weights)._model("local-last")
+    assert torch.equal(
+        parameters(model), parameters(client.networks.with_weights(weights))
+    )
+    assert "it has not trained yet" in caplog.text
+
+
+def test_a_client_that_was_not_chosen_uses_the_last_round_it_has(state, caplog):
+    client, weights = annotated(state, **{"query.strategy": "ksas"})
+    reply = client.train(train_request(weights))
+    with caplog.at_level(logging.WARNING):
+        model = query(client, weights, cycle=3)._model("local-last")
+    assert torch.equal(
+        parameters(model), parameters(client.networks.with_weights(reply.weights))
+    )
+    assert "it last trained in cycle 1" in caplog.text
+
+
+def test_the_changes_of_predictions_reach_the_strategy(state):
+    client, weights = annotated(state)
+    client.train(train_request(weights, number=1))
+    assert client.last_round.read() is None
+    client.train(train_request(weights))
+    last = client.last_round.read()
+    pool = client.networks.sample_ids(client.holdings().pool)
+    assert torch.equal(last.sample_ids, pool)
+    assert 0 < int(last.changes.max()) <= client.config.train.epochs - 1
+    context = query(client, weights, "chase")._context("chase")
+    assert torch.equal(context.prediction_changes, last.changes)
+    assert query(client, weights)._context("entropy").prediction_changes is None
+
+
+def test_following_predictions_does_not_change_training(state, tmp_path):
+    client, weights = annotated(state)
+    other, _ = annotated(
+        {"state-dir": str(tmp_path / "b")}, **{"query.strategy": "random"}
+    )
+    first = client.train(train_request(weights)).weights
+    second = other.train(train_request(weights)).weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_sleeps_survives_until_it_is_replaced(state, monkeypatch):
+    """A strategy puts the first three to sleep, then wakes all that it is shown."""
+    client, weights = annotated(state)
+    seen = []
+
+    def sleepy(name, context, budget, **options):
+        seen.append(context.dormant)
+        dormant = torch.zeros(context.pool_size, dtype=torch.bool)
+        dormant[:3] = context.dormant is None
+        return Selection(torch.arange(5, 8), dormant=dormant)
+
+    monkeypatch.setattr(querying, "select", sleepy)
+    ids = client.networks.sample_ids(client.holdings().pool)[:3].tolist()
+    for cycle in (2, 3):
+        request = SelectRequest(
+            campaign="test", cycle=cycle, strategy="chase", weights=weights
+        )
+        client.select(request)
+        asleep = participant(state).ledger.dormant().tolist()
+        assert asleep == (ids if cycle == 2 else [])
+    assert seen[0] is None
+    assert seen[1].nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_a_strategy_without_that_memory_leaves_the_sleepers_alone(state):
+    client, _ = annotated(state)
+    client.ledger.record_selection(
+        7, "chase", np.array([], np.int64), dormant=np.array([3])
+    )
+    client.select(SelectRequest(campaign="test", cycle=8, strategy="random"))
+    assert client.ledger.dormant().tolist() == [3]
+
+
+def test_a_sampled_pool_is_a_seeded_part_of_it(state):
+    client, _ = annotated(state, **{"query.max-pool": 50})
+    holdings = client.holdings()
+    shown = client._shown(holdings, 2).pool
+    assert len(shown) == 50
+    assert shown.tolist() == sorted(set(shown.tolist()) & set(holdings.pool.tolist()))
+    assert torch.equal(shown, client._shown(holdings, 2).pool)
+    assert not torch.equal(shown, client._shown(holdings, 3).pool)
+
+
+def test_a_sampled_pool_is_never_below_the_budget(state):
+    client, _ = annotated(state, **{"query.max-pool": 1})
+    assert len(client._shown(client.holdings(), 2).pool) == client._budget()
+
+
+def test_sleepers_are_sampled_only_where_the_others_are_too_few():
+    holdings = Holdings(torch.arange(10), torch.tensor([]), torch.tensor([]))
+    asleep = torch.tensor([True] * 6 + [False] * 4)
+    generator = torch.Generator().manual_seed(0)
+    few = holdings.sampled(3, generator, last=asleep).pool
+    assert min(few.tolist()) >= 6
+    more = holdings.sampled(7, generator, last=asleep).pool
+    assert set(more.tolist()) >= {6, 7, 8, 9}
+    assert holdings.sampled(10, generator) is holdings
+
+
+def test_a_query_of_a_sampled_pool_asks_for_what_was_shown(state):
+    client, weights = annotated(state, **{"query.max-pool": 20})
+    holdings = client.holdings()
+    shown = client.networks.sample_ids(client._shown(holdings, 2).pool).tolist()
+    client.select(
+        SelectRequest(campaign="test", cycle=2, strategy="chase", weights=weights)
+    )
+    assert set(client.ledger.selection(2).tolist()) <= set(shown)
+
+
+def test_predictions_are_followed_of_what_the_next_query_is_shown(state):
+    client, weights = annotated(state, **{"query.max-pool": 20})
+    client.train(train_request(weights))
+    shown = client._shown(client.holdings(), 2).pool
+    followed = client.last_round.read().sample_ids
+    assert torch.equal(followed, client.networks.sample_ids(shown))
+
+
+def test_what_a_strategy_cannot_do_is_one_clear_line(state):
+    client, weights = annotated(state, **{"query.strategy": "bald"})
+    with pytest.raises(UserError, match=r"`query.strategy` is 'bald'; .*dropout"):
+        query(client, weights, "bald").run(3)
+
+
+@pytest.mark.parametrize("objective", ["kcfu", "alignment"])
+def test_an_objective_changes_training_and_repeats_itself(state, tmp_path, objective):
+    chosen = {"train.objective": objective, "query.strategy": "random"}
+    plain, weights = annotated(state, **{"query.strategy": "random"})
+    trained = []
+    for folder in ("a", "b"):
+        place = {"state-dir": str(tmp_path / folder)}
+        client, _ = annotated(place, **chosen)
+        for number in (1, 2):
+            reply = client.train(train_request(weights, number=number))
+        trained.append(reply.weights)
+    expected = plain.train(train_request(weights)).weights
+    assert all(torch.equal(w, trained[1][name]) for name, w in trained[0].items())
+    assert not all(torch.equal(w, expected[name]) for name, w in trained[0].items())
+    assert all(torch.isfinite(w).all() for w in trained[0].values())
+
+
+@pytest.mark.parametrize("objective", ["kcfu", "alignment"])
+def test_an_objective_does_without_a_pool(state, objective):
+    client, weights = annotated(
+        state, **{"train.objective": objective, "campaign.budget": 1.0}
+    )
+    client.train(train_request(weights, number=1))
+    reply = client.train(train_request(weights))
+    assert all(torch.isfinite(w).all() for w in reply.weights.values())
+
+
+def test_a_last_round_of_another_cycle_gives_no_alignment(state):
+    chosen = {"train.objective": "alignment", "query.strategy": "random"}
+    client, weights = annotated(state, **chosen)
+    aligned = client.train(train_request(weights, cycle=1, number=2)).weights
+    stale = LastRound(9, 1, weights, torch.zeros(0).long(), torch.zeros(0).long())
+    client.last_round.write(stale)
+    again = client.train(train_request(weights, cycle=1, number=2)).weights
+    assert all(torch.equal(w, again[name]) for name, w in aligned.items())

@@ -1,0 +1,128 @@
+"""Every network is features and one linear layer, in the shape that is promised."""
+
+import pytest
+import torch
+
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.models import MODELS, build_model, input_rule
+
+SMALLEST = {"cnn4": 16, "resnet10": 9, "resnet18": 9, "mobilenet": 9}
+FEATURES = {"cnn4": 64, "resnet10": 512, "resnet18": 512, "mobilenet": 1280}
+# The published sizes of the forms for CIFAR, for 3 channels and 10 classes.
+PARAMETERS = {"resnet18": 11_173_962, "mobilenet": 2_236_682}
+
+
+def build(name, side=28, *, channels=1, classes=10, seed=0):
+    return build_model(
+        name,
+        in_channels=channels,
+        image_size=(side, side),
+        num_classes=classes,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_and_logits_have_their_shapes(name, channels):
+    model = build(name, channels=channels, classes=7)
+    images = torch.rand(2, channels, 28, 28)
+    model.eval()
+    features, logits = model.features_and_logits(images)
+    assert features.shape == (2, FEATURES[name])
+    assert logits.shape == (2, 7)
+    assert torch.equal(logits, model(images))
+    assert torch.equal(logits, model.head(features))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_smallest_image_trains_in_a_batch_of_one(name):
+    side = SMALLEST[name]
+    build(name, side).train()(torch.rand(1, 1, side, side)).sum().backward()
+    with pytest.raises(ValueError, match="needs images of at least"):
+        build(name, side - 1)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_size_is_the_published_one(name):
+    model = build(name, 32, channels=3)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+def test_blocks_without_convolution_are_identities_on_the_way_around():
+    from fairfal_flwr.models.resnet import BasicBlock
+
+    assert len(BasicBlock(8, 8, 1).shortcut) == 0
+    assert len(BasicBlock(8, 8, 2).shortcut) == 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_seed_determines_the_weights_and_leaves_torch_alone(name):
+    state = torch.random.get_rng_state()
+    first, same, other = (build(name, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [model.state_dict() for model in (first, same, other)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("name", ["resnet", "torchvision:", "torchvision:a b", ""])
+def test_the_config_refuses_unknown_architectures(name):
+    with pytest.raises(UserError, match=r"`model.name` is .*; allowed: cnn4, resnet10"):
+        RunConfig.from_flat({"model.name": name})
+
+
+@pytest.mark.parametrize("name", [*MODELS, "torchvision:resnet18"])
+def test_the_config_takes_known_ones(name):
+    assert RunConfig.from_flat({"model.name": name}).model.name == name
+
+
+def test_the_rule_for_grey_images_is_said():
+    assert "repeated three times" in input_rule("torchvision:resnet18", 1)
+    assert "as they are" in input_rule("torchvision:resnet18", 3)
+    assert "as they are" in input_rule("resnet18", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side", "features"),
+    [
+        *(("resnet18", 64, 512), ("mobilenet_v3_small", 32, 1024)),
+        *(
+            ("densenet121", 32, 1024),
+            ("squeezenet1_0", 64, None),
+            ("vit_b_32", 64, 768),
+        ),
+        *(("efficientnet_b0", 32, 1280), ("swin_t", 64, 768), ("alexnet", 32, None)),
+        *(("regnet_y_400mf", 32, 440), ("vit_b_32", 64, 768)),
+    ],
+)
+def test_classifiers_of_torchvision(name, side, features):
+    name = f"torchvision:{name}"
+    if features is None:
+        with pytest.raises(ValueError, match=r"linear layer|does not take 32x32"):
+            build(name, side, channels=3)
+        return
+    model = build(name, side, channels=3, classes=5).eval()
+    images = torch.rand(2, 3, side, side)
+    found, logits = model.features_and_logits(images)
+    assert found.shape == (2, features)
+    assert logits.shape == (2, 5)
+    assert model.head.in_features == features
+
+
+@pytest.mark.slow
+def test_grey_images_go_into_torchvision_three_times():
+    grey = build("torchvision:resnet18", 64).eval()
+    color = build("torchvision:resnet18", 64, channels=3).eval()
+    images = torch.rand(2, 1, 64, 64)
+    assert torch.equal(grey(images), color(images.repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.slow
+def test_an_unknown_classifier_names_near_ones():
+    with pytest.raises(ValueError, match=r"no such classifier; near: resnet18"):
+        build("torchvision:resnet81", 64, channels=3)
+    with pytest.raises(ValueError, match="no such classifier"):
+        build("torchvision:fasterrcnn_resnet50_fpn", 64, channels=3)

@@ -1,0 +1,119 @@
+"""CHASe: epistemic variation, freezing and awakening."""
+
+import pytest
+import torch
+from worlds import World
+
+from fairfal_flwr.query import select
+from fairfal_flwr.query.chase import awaken, freeze
+from fairfal_flwr.query.uncertainty import entropies
+
+
+def mask(size: int, *positions: int) -> torch.Tensor:
+    result = torch.zeros(size, dtype=torch.bool)
+    result[list(positions)] = True
+    return result
+
+
+def context(changes: list[int], dormant: torch.Tensor | None = None):
+    world = World(num_pool=len(changes))
+    return world.context(prediction_changes=torch.tensor(changes), dormant=dormant)
+
+
+def test_it_takes_the_largest_variation_and_freezes_what_never_varied():
+    selection = select("chase", context([0, 3, 1, 0, 2, 0, 0, 0]), 2)
+    assert selection.positions.tolist() == [1, 4]
+    assert selection.dormant.tolist() == mask(8, 0, 3, 5, 6, 7).tolist()
+    assert selection.notes == {"dormant": 5.0}
+
+
+def test_a_chosen_sample_is_never_dormant():
+    selection = select("chase", context([0] * 5), 3)
+    assert not selection.dormant[selection.positions].any()
+    assert selection.dormant.sum() == 2
+
+
+def test_the_dormant_are_not_looked_at():
+    """9 awake of 10 is more than 3 · 2, so the sleeping favorite sleeps on."""
+    selection = select("chase", context([1, 9, 2, *[1] * 7], mask(10, 1)), 2)
+    assert 1 not in selection.positions
+    assert selection.positions[0] == 2
+    assert selection.dormant.tolist() == mask(10, 1).tolist()
+
+
+def test_where_too_few_are_awake_sleepers_fill_the_budget():
+    selection = select(
+        "chase", context([5] * 6, mask(6, 0, 1, 2, 3, 4)), 3, awaken_ratio=0.0
+    )
+    assert 5 in selection.positions
+    assert len(selection.positions.unique()) == 3
+
+
+def test_ties_are_broken_at_random_not_by_position():
+    picks = {
+        tuple(sorted(select("chase", ctx, 2).positions.tolist()))
+        for seed in range(4)
+        for ctx in [
+            World(num_pool=9).context(
+                seed=seed, prediction_changes=torch.ones(9, dtype=torch.int64)
+            )
+        ]
+    }
+    assert len(picks) > 2
+
+
+def test_the_subset_limits_what_is_looked_at():
+    selection = select("chase", context([0] * 30), 2, subset=10)
+    assert selection.dormant.sum() == 8
+
+
+def test_variation_entropy_adds_the_scaled_gap_of_entropies():
+    world = World(num_pool=30)
+    changes = torch.zeros(30, dtype=torch.int64)
+    gap = entropies(world.outputs["global", "pool"].probs) - entropies(
+        world.outputs["local-last", "pool"].probs
+    )
+    picks = select(
+        "chase",
+        world.context(prediction_changes=changes),
+        4,
+        score="variation-entropy",
+    ).positions
+    assert picks.equal(gap.argsort(descending=True)[:4])
+    changes[int(gap.argmin())] = 2
+    picks = select(
+        "chase",
+        world.context(prediction_changes=changes),
+        4,
+        score="variation-entropy",
+    ).positions
+    assert picks[0] == gap.argmin()
+
+
+@pytest.mark.parametrize(("factor", "awake"), [(3.0, 4), (2.0, 4), (1.9, 0)])
+def test_sleepers_wake_where_few_are_awake(factor, awake):
+    """10 sleep and 4 are awake; b = 2, so the limit is factor · 2."""
+    dormant = mask(14, *range(10))
+    after = awaken(
+        dormant,
+        2,
+        ratio=0.4,
+        factor=factor,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert dormant.sum() - after.sum() == awake
+    assert not after[10:].any()
+    assert after is not dormant
+
+
+def test_freeze_by_hand():
+    changes = torch.tensor([0, 0, 0, 1, 0])
+    after = freeze(
+        mask(5, 4), changes, torch.tensor([0, 1, 3, 4]), torch.tensor([1, 4])
+    )
+    assert after.tolist() == mask(5, 0).tolist()
+
+
+def test_without_prediction_changes_it_says_what_it_needs():
+    with pytest.raises(ValueError, match="give the context `prediction_changes`"):
+        select("chase", World().context(prediction_changes=None), 3)

@@ -1,0 +1,214 @@
+"""What every registered strategy must do, without being named here."""
+
+import copy
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from worlds import MODELS, World
+
+from fairfal_flwr.query import QueryContext, Selection
+from fairfal_flwr.query import select as full_select
+from fairfal_flwr.query.registry import STRATEGIES
+
+BUDGET = 7
+
+# Fewer repetitions of what a strategy repeats, whichever strategy it is.
+BRIEF = {"steps": 5, "num_starts": 1, "num_passes": 2, "max_iterations": 2}
+
+# Name: how the world differs from the ordinary one.
+WORLDS: dict[str, dict[str, Any]] = {
+    "ordinary": {},
+    "pool-of-budget": {"num_pool": BUDGET},
+    "pool-of-budget-plus-1": {"num_pool": BUDGET + 1},
+    "pool-below-budget": {"num_pool": BUDGET - 2},
+    "one-class-labeled": {"labels": [2] * 5},
+    "one-sample-labeled": {"labels": [1]},
+    "absent-class": {"labels": [0, 1, 1, 3, 0, 3]},
+    "two-classes": {"num_classes": 2},
+    "hundred-classes": {"num_classes": 100},
+    "duplicates": {"copies": 4},
+    "all-the-same": {"copies": 40},
+    "certain": {"sharpness": 1e4},
+    "undecided": {"sharpness": 0.0},
+    "dead-features": {"dead": True},
+}
+
+
+def select(name: str, context: QueryContext, budget: int, **options: Any) -> Selection:
+    known = STRATEGIES[name].options
+    brief = {option: value for option, value in BRIEF.items() if option in known}
+    return full_select(name, context, budget, **brief, **options)
+
+
+def each_word() -> list[Any]:
+    """Return every strategy with every word that one of its options takes."""
+    cases = []
+    for name, strategy in STRATEGIES.items():
+        for option, hint in get_type_hints(strategy.function).items():
+            cases += [
+                pytest.param(name, {option: word}, id=f"{name}-{option}-{word}")
+                for word in strategy.choices(option)
+            ]
+            if hint is bool:
+                cases.append(pytest.param(name, {option: False}, id=f"{name}-{option}"))
+    return cases
+
+
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+@pytest.fixture(scope="module")
+def worlds() -> dict[str, World]:
+    return {name: World(**differences) for name, differences in WORLDS.items()}
+
+
+def assert_sound(selection, context: QueryContext, budget: int) -> None:
+    positions, size = selection.positions, min(budget, context.pool_size)
+    assert positions.shape == (size,)
+    assert positions.dtype == torch.int64
+    assert len(positions.unique()) == size
+    assert ((positions >= 0) & (positions < context.pool_size)).all()
+    if selection.suggestions is not None:
+        assert selection.suggestions.shape == (size,)
+        assert selection.suggestions.dtype == torch.int64
+    if selection.dormant is not None:
+        assert selection.dormant.shape == (context.pool_size,)
+        assert selection.dormant.dtype == torch.bool
+    assert all(value == value for value in selection.notes.values())
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@every_strategy
+def test_it_returns_distinct_positions_that_fill_the_budget(name, world, worlds):
+    context = worlds[world].context()
+    assert_sound(select(name, context, BUDGET), context, BUDGET)
+
+
+@pytest.mark.parametrize("budget", [1, 39])
+@every_strategy
+def test_it_can_take_one_or_all_but_one(name, budget, worlds):
+    context = worlds["ordinary"].context()
+    assert_sound(select(name, context, budget), context, budget)
+
+
+@every_strategy
+def test_the_same_seed_gives_the_same_answer(name, worlds):
+    first, second = (
+        select(name, worlds["ordinary"].context(seed=5), BUDGET) for _ in range(2)
+    )
+    assert first.positions.equal(second.positions)
+    assert first.notes == second.notes
+
+
+def snapshot(world: World, context: QueryContext) -> Any:
+    outputs = {key: (o.probs, o.features) for key, o in world.outputs.items()}
+    networks = {
+        model: (
+            network.state_dict(),
+            [module.training for module in network.modules()],
+            [(p.requires_grad, p.grad) for p in network.parameters()],
+            [len(module._forward_hooks) for module in network.modules()],
+        )
+        for model, network in world.networks.items()
+    }
+    tensors = (world.inputs, world.labels, world.prediction_changes, context.dormant)
+    return copy.deepcopy((outputs, networks, tensors, torch.get_rng_state()))
+
+
+@every_strategy
+def test_it_changes_nothing_that_it_is_given(name, worlds):
+    world = worlds["ordinary"]
+    context = world.context(dormant=torch.arange(40) % 2 == 0)
+    before = snapshot(world, context)
+    select(name, context, BUDGET)
+    after = snapshot(world, context)
+    pairs = zip(tree_leaves(before), tree_leaves(after), strict=True)
+    for old, new in pairs:
+        assert old.equal(new) if isinstance(old, torch.Tensor) else old == new
+
+
+class Strict(TorchDispatchMode):
+    """Fails at the first operation that gives a float64 or a NaN."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+                assert leaf.dtype == torch.float32, func
+                assert "empty" in str(func) or not leaf.isnan().any(), func
+        return result
+
+
+@pytest.mark.parametrize("world", ["ordinary", "absent-class", "certain", "undecided"])
+@every_strategy
+def test_it_computes_in_float32_and_without_nan(name, world, worlds):
+    with Strict():
+        select(name, worlds[world].context(), BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in STRATEGIES), *each_word()]
+)
+def test_it_asks_only_for_what_it_declares(name, options, worlds):
+    world, asked = worlds["ordinary"], set()
+    needs = STRATEGIES[name].requirements(options)
+    changes = world.prediction_changes if STRATEGIES[name].needs_changes else None
+
+    def load(model):
+        asked.add(model)
+        return world.networks[model]
+
+    def compute(model, split):
+        asked.add(model)
+        return world.outputs[model, split]
+
+    context = QueryContext(
+        compute,
+        labels=world.labels,
+        pool_size=40,
+        num_classes=world.num_classes,
+        global_imbalance=0.4 if needs.needs_imbalance else None,
+        load_network=load,
+        load_inputs=lambda split: world.inputs[split],
+        prediction_changes=changes,
+    )
+    assert_sound(select(name, context, BUDGET, **options), context, BUDGET)
+    assert asked <= set(needs.models) <= set(MODELS)
+
+
+@every_strategy
+def test_without_labels_it_chooses_or_says_what_it_needs(name):
+    context = World(labels=[]).context()
+    try:
+        selection = select(name, context, BUDGET)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = "needs at least one labeled sample"
+        assert_sound(selection, context, BUDGET)
+    assert "needs at least one labeled sample" in message
+
+
+@every_strategy
+def test_it_is_documented(name):
+    function = STRATEGIES[name].function
+    assert function.__doc__
+    module = __import__(function.__module__, fromlist=["__doc__"])
+    assert module.__doc__
+
+
+@pytest.mark.gpu
+@every_strategy
+def test_the_gpu_agrees_with_the_cpu(name):
+    cpu, gpu = (
+        select(name, World(device=device).context(), BUDGET)
+        for device in ("cpu", "cuda")
+    )
+    assert gpu.positions.tolist() == cpu.positions.tolist()
+
+
+def test_models_are_the_ones_a_context_knows():
+    assert set(get_args(get_type_hints(QueryContext.outputs)["model"])) == set(MODELS)

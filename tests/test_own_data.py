@@ -1,0 +1,105 @@
+"""Campaigns on a person's own images: a shared folder, and a folder at every node."""
+
+import json
+
+import pytest
+from grid import InProcessGrid, run_campaign
+from image_files import picture, write_tree
+
+from fairfal_flwr.client.participant import find_participant
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import load_image_set
+from fairfal_flwr.server.campaign import Campaign
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Return the keys of the shortest campaign with two clients."""
+    load_image_set.cache_clear()
+    return {
+        "num-clients": 2,
+        "data.name": "folder",
+        "data.imbalance-ratio": 1.0,
+        "campaign.num-cycles": 2,
+        "campaign.num-rounds": 1,
+        "campaign.budget": 0.25,
+        "train.epochs": 1,
+        "train.batch-size": 4,
+        "local.max-epochs": 1,
+        "output-dir": str(tmp_path / "runs"),
+        "state-dir": str(tmp_path / "state"),
+    }
+
+
+def run_at_nodes(keys, folders):
+    """Run a campaign whose nodes have `data-path` and no share of anything."""
+    find_participant.cache_clear()
+    grid = InProcessGrid(keys, len(folders))
+    for index, context in enumerate(grid.contexts.values()):
+        context.node_config.clear()
+        context.node_config["partition-id"] = index
+        context.node_config["data-path"] = str(folders[index])
+    campaign = Campaign(RunConfig.from_flat(keys), grid)
+    campaign.run()
+    return campaign
+
+
+def summary(campaign):
+    return json.loads((campaign.recorder.folder / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_folder_of_color_images_with_a_network_of_torchvision(tmp_path, toy):
+    write_tree(tmp_path / "data", {"cat": 8, "dog": 8}, size=(64, 64))
+    keys = {
+        **toy,
+        "data-dir": str(tmp_path / "data"),
+        "data.alpha": 100.0,
+        "model.name": "torchvision:resnet18",
+    }
+    campaign, _ = run_campaign(keys)
+    cycles = summary(campaign)["cycles"]
+    assert [row["labels"] for row in cycles] == [4, 8]
+    assert 0 <= cycles[-1]["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_every_node_has_its_own_folder_and_the_server_none(tmp_path, toy):
+    counts = {"cat": 6, "dog": 6}, {"cat": 4, "emu": 8}
+    folders = [
+        write_tree(tmp_path / f"site{number}", classes, size=(20, 16))
+        for number, classes in enumerate(counts)
+    ]
+    keys = {
+        **toy,
+        "data.server-test": False,
+        "data.class-names": "cat,dog,emu",
+        "data.image-size": 16,
+        "data.channels": 3,
+        "federation.fraction-evaluate": 1.0,
+    }
+    campaign = run_at_nodes(keys, folders)
+    row = summary(campaign)["cycles"][-1]
+    assert campaign.num_samples == 24
+    assert row["labels"] == 12
+    assert 0 <= row["accuracy"] <= 1
+    assert len(row["recalls"]) == 3
+
+
+@pytest.mark.slow
+def test_an_oracle_for_images_without_labels_is_one_line(tmp_path, toy):
+    (tmp_path / "scans").mkdir()
+    for number in range(4):
+        picture(number, (16, 16)).save(tmp_path / "scans" / f"{number}.png")
+    keys = {
+        **toy,
+        "num-clients": 1,
+        "data.server-test": False,
+        "data.class-names": "cat,dog",
+        "data.image-size": 16,
+        "data.channels": 3,
+        "federation.fraction-evaluate": 1.0,
+    }
+    with pytest.raises(Exception, match=r"The images of client 0 have no labels") as e:
+        run_at_nodes(keys, [tmp_path / "scans"])
+    assert "\n" not in str(e.value)
