@@ -147,6 +147,41 @@ def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     typer.echo(f"{counts.sum()} images, {len(counts)} clients: {output}")
 
 
+@app.command()
+def doctor(
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Check the way there.")
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="The CA's certificate.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="The SuperLink has no TLS.")
+    ] = False,
+    key: Annotated[Path | None, typer.Option(help="The SuperNode's key.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="The images.")] = None,
+    state_dir: Annotated[
+        str, typer.Option(help="Where the ledgers go; else the default folder.")
+    ] = "",
+) -> None:
+    """Check this host before it joins a federation.
+
+    Exits 0 if nothing failed, 1 if something did, 2 for a mistake in the options.
+    """
+    from fairfal_flwr.doctor import Host, examine, report
+
+    host = Host(superlink, root_certificates, insecure, key, data_path, state_dir)
+    failures = 0
+    try:
+        for finding in examine(host):
+            typer.echo(report(finding))
+            failures += finding.verdict == "FAIL"
+    except UserError as error:
+        _fail(str(error), 2)
+    if failures:
+        _fail(f"{failures} of the checks failed.", 1)
+
+
 def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"fairfal: {message}", err=True)
     raise typer.Exit(status)

@@ -251,6 +251,7 @@ def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog)
     assert "images left to label" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extreme",
     [

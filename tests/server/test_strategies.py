@@ -136,6 +136,7 @@ def test_too_few_clients_are_refused_before_any_is_bothered(changes, line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_each_strategy_runs_by_one_key_and_repeats_bit_by_bit(tmp_path, name):
     chosen = {"federation.strategy": name, "campaign.num-cycles": 1}
