@@ -18,13 +18,6 @@ SHORT = {
     "query.strategy": "random",
     "federation.fraction-evaluate": 1.0,
 }
-CHOICES = {
-    "scaffold": {"federation.strategy": "scaffold"},
-    "fedprox": {"federation.strategy": "fedprox"},
-    "fedadam": {"federation.strategy": "fedadam"},
-    "client-fixed": {"privacy.mechanism": "client-fixed"},
-}
-
 pytestmark = pytest.mark.slow
 
 
@@ -34,13 +27,13 @@ def superlink():
         yield link
 
 
-def run(superlink, folder, choice, actors=1):
+def run(superlink, folder, strategy, actors=1):
     places = {"output-dir": str(folder / "runs"), "state-dir": str(folder / "state")}
     lines = []
     record = run_app(
         superlink,
         ROOT,
-        SHORT | places | choice,
+        SHORT | places | {"federation.strategy": strategy},
         num_supernodes=3,
         actors=actors,
         echo=lines.append,
@@ -49,17 +42,17 @@ def run(superlink, folder, choice, actors=1):
     return next((folder / "runs").iterdir())
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", ["fedprox", "fedadam"])
 def test_one_key_changes_the_federation(superlink, tmp_path, name):
-    results = run(superlink, tmp_path, CHOICES[name])
+    results = run(superlink, tmp_path, name)
     summary = json.loads((results / "summary.json").read_text())
     assert summary["finished"]
-    assert name in (summary["federation"], (summary["privacy"] or {}).get("mechanism"))
+    assert summary["federation"] == name
 
 
 def test_scaffold_is_the_same_with_one_actor_or_two(superlink, tmp_path):
     """Actors are shared by clients, so a variate kept in memory would show here."""
-    one = run(superlink, tmp_path / "one", CHOICES["scaffold"])
-    two = run(superlink, tmp_path / "two", CHOICES["scaffold"], actors=2)
+    one = run(superlink, tmp_path / "one", "scaffold")
+    two = run(superlink, tmp_path / "two", "scaffold", actors=2)
     first, second = (load_file(path / "model.safetensors") for path in (one, two))
     assert all(equal(weight, second[name]) for name, weight in first.items())
