@@ -11,10 +11,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test format clean constraints style types
+.PHONY: help setup run check test format clean constraints style types bench-strategies
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## Make .venv with all that development needs
 	@:
@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch $@
 
-run: setup  ## Simulate a campaign: make run CONFIG=configs/demo.toml ARGS='-c seed=1'
+run: setup  ## Simulate a campaign: make run CONFIG=configs/fmnist-quick.toml ARGS='-c seed=1'
 	$(BIN)/fairfal run . $(if $(CONFIG),--run-config $(CONFIG)) $(ARGS)
 
 check: style types  ## Format, lint, types and the fast tests
@@ -37,6 +37,9 @@ check: style types  ## Format, lint, types and the fast tests
 
 test: style types  ## Everything that CI runs
 	$(BIN)/python -m pytest
+
+bench-strategies: setup  ## One small campaign per query strategy: make bench-strategies ARGS='--data fashion-mnist'
+	$(BIN)/python benchmarks/strategies.py $(ARGS)
 
 style: setup
 	$(BIN)/ruff format --check .
