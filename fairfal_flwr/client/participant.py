@@ -279,8 +279,8 @@ class Participant:
     ) -> PredictionChanges:
         """Get ready to follow what the next query is shown, if it asks for that."""
         wanted = is_kept(self.config, request.round) and follows_changes(self.config)
-        shown = self._shown(holdings, request.cycle + 1).pool
-        positions = shown if wanted else shown[:0]
+        shown = self._shown(holdings, request.cycle + 1) if wanted else None
+        positions = holdings.pool[:0] if shown is None else shown.pool
         images = self.shard.images[positions]
 
         def predict() -> Tensor:
