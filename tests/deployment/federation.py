@@ -68,23 +68,29 @@ class Federation:
         for service in services:
             self._wait(lambda s=service: self.is_healthy(s), f"{service} is healthy")
 
-    def restart_until_healthy(self, service: str) -> None:
-        """Start a service as often as Docker's restart policy would."""
-        assert self.services[service]["restart"] == "unless-stopped"
+    def start_again(self, supernode: str) -> None:
+        """Start a SuperNode that was killed; wait until it is connected.
 
-        before = len(self.log(service))
+        The SuperLink turns it away until it has missed the old one's heartbeat, and
+        its restart policy makes it come back.
+        """
+        before = len(self.log(supernode))
+        self._spawn(supernode, self.command(supernode), self._environment(supernode))
+        self._wait_back({supernode: before})
 
-        def is_up() -> bool:
-            process = self.processes.get(service)
-            if process is not None and process.poll() is not None:
-                self.kill(service)
-            if service not in self.processes:
-                time.sleep(1.0)  # Docker waits too, longer each time
-                self._spawn(service, self.command(service), self._environment(service))
-            last = self.log(service)[before:].rpartition("Starting Flower")[2]
-            return "SuperNode ID:" in last
+    def cut_and_start_again(self, superlink: str, *supernodes: str) -> None:
+        """Kill the SuperLink, start it when its SuperNodes have noticed, wait for them.
 
-        self._wait(is_up, f"{service} is connected")
+        An idle SuperNode prints nothing until it cannot reach the SuperLink.
+        """
+        before = {name: len(self.log(name)) for name in supernodes}
+        self.kill(superlink)
+        self._wait(
+            lambda: all(len(self.log(name)) > start for name, start in before.items()),
+            f"every SuperNode has noticed that {superlink} is gone",
+        )
+        self.start(superlink)
+        self._wait_back(before)
 
     def start_proxy(self, target: str) -> Path:
         """Start the proxy that stands for a service; return what it will write."""
@@ -143,7 +149,6 @@ class Federation:
 
     def is_healthy(self, service: str) -> bool:
         """Run the service's own health check."""
-        assert self.processes[service].poll() is None, self.log(service)
         kind, *words = self.services[service]["healthcheck"]["test"]
         assert kind == "CMD"
         words = self.network.translate(service, words, {})
@@ -288,11 +293,45 @@ class Federation:
     def _flwr_command(self, *arguments: str) -> list[str]:
         return [*self.network.enter("user", {}), str(BIN / "flwr"), *arguments]
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + SECONDS
+    def _wait_back(self, before: Mapping[str, int]) -> None:
+        """Wait until SuperNodes are connected, by what their logs say from there on."""
+        for supernode, start in before.items():
+
+            def is_connected(name: str = supernode, start: int = start) -> bool:
+                last = self.log(name)[start:].rpartition("Starting Flower")[2]
+                return "SuperNode ID:" in last or "Connection successful" in last
+
+            self._wait(is_connected, f"{supernode} is connected")
+
+    def _wait(
+        self, condition: Callable[[], bool], what: str, seconds: float = SECONDS
+    ) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain until {what}"
+            vain = f"waited in vain until {what}"
+            assert time.monotonic() < deadline, f"{vain}\n{self._last_words()}"
             time.sleep(0.2)
+            self._restart_what_ended()
+
+    def _restart_what_ended(self) -> None:
+        """Do what the services' restart policy tells Docker to do.
+
+        A SuperLink that goes away in a TLS handshake ends its clients: Flower takes
+        that for a certificate that is wrong.
+        """
+        for service, process in list(self.processes.items()):
+            policy = self.services.get(service, {}).get("restart")
+            if process.poll() is not None and policy == "unless-stopped":
+                self.kill(service)  # what it left running
+                time.sleep(1.0)  # Docker waits too, longer each time
+                self._spawn(service, self.command(service), self._environment(service))
+
+    def _last_words(self) -> str:
+        """Return the end of each log, for whoever reads why a test failed."""
+        files = sorted(self.folder.glob("*.log"))
+        ends = [file.read_text(errors="replace").splitlines()[-12:] for file in files]
+        named = zip(files, ends, strict=True)
+        return "\n".join("\n".join([f"-- {f.name}", *lines]) for f, lines in named)
 
 
 class Run:
@@ -310,7 +349,9 @@ class Run:
 
     def wait(self) -> dict[str, Any]:
         """Wait for its end; return Flower's record of it."""
-        self.process.wait(3 * SECONDS)
+        self.federation._wait(
+            lambda: self.process.poll() is not None, "`flwr run` ends", 3 * SECONDS
+        )
         match = _STARTED.search(self.output)
         assert match, self.output
         record: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from fairfal_flwr.launch import free_port
 
-_ADDRESS = re.compile(r"([\w.-]+):(\d+)")
+_ADDRESS = re.compile(r'([\w.-]+)(:|", )(\d+)')  # host:1 or, in Python, "host", 1
 _HUB = "hub"
 _serial = itertools.count()
 
@@ -151,9 +151,9 @@ class Loopback:
         """Exchange `--host`, `--port` and every `service:port`."""
 
         def meet(match: re.Match[str]) -> str:
-            host, port = match.groups()
+            host, between, port = match.groups()
             other = service if host in ("127.0.0.1", "localhost") else host
-            return f"127.0.0.1:{self._port(aliases.get(other, other), port)}"
+            return f"127.0.0.1{between}{self._port(aliases.get(other, other), port)}"
 
         translated = [_ADDRESS.sub(meet, word) for word in words]
         if "--port" in words:

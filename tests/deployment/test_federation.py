@@ -30,7 +30,7 @@ SHORT = {
     "campaign.budget": 0.2,
     "train.epochs": 1,
     "local.max-epochs": 2,
-    "federation.connect-timeout": 120.0,
+    "federation.connect-timeout": 150.0,
 }
 
 
@@ -202,8 +202,7 @@ def test_a_node_without_the_ca_does_not_connect(secure):
 
 
 def test_a_restarted_superlink_knows_its_nodes_and_runs(secure):
-    secure.kill("superlink")
-    secure.start("superlink")
+    secure.cut_and_start_again("superlink", *(site(n)[0] for n in SITES))
     assert list(secure.statuses().values()) == ["online"] * len(SITES)
     (run,) = secure.flwr_json("list", "federation")["runs"]
     assert run["status"] == COMPLETED
@@ -219,7 +218,7 @@ def test_a_node_killed_in_a_round_comes_back_and_goes_on(secure):
     secure.wait_for_log("supernode-2", "Receiving: train", before + 1)
     secure.kill(*site(2))
     secure.start("superexec-clientapp-2")
-    secure.restart_until_healthy("supernode-2")
+    secure.start_again("supernode-2")
     record = run.wait()
     assert record["status"] == COMPLETED, run.output
     folder = results(secure, run)

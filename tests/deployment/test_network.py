@@ -1,5 +1,9 @@
 """The networks that the federation's tests run in."""
 
+import re
+
+import compose
+import pytest
 from network import Loopback
 
 SUPERNODE = "--superlink superlink:8000 --host 0.0.0.0 --port 9094 --node-config a=1"
@@ -32,3 +36,14 @@ def test_an_alias_stands_for_another_service():
     aliases = {"superlink": "proxy"}
     assert network.translate("supernode-1", ["superlink:8000"], aliases) == [proxy]
     assert network.translate("supernode-2", ["superlink:8000"], {}) != [proxy]
+
+
+@pytest.mark.parametrize("service", compose.load("compose.yml"))
+def test_on_loopback_no_port_of_a_container_is_left(service):
+    network = Loopback()
+    described = compose.load("compose.yml")[service]
+    words = described["command"] + described.get("healthcheck", {}).get("test", [])
+    said = " ".join(network.translate(service, words, {}))
+    numbers = set(re.findall(r"\d{4,}", said))
+    assert numbers.isdisjoint({"8000", "9094", "9099"})
+    assert {str(port) for port in network.ports.values()} <= numbers
