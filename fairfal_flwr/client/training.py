@@ -1,5 +1,6 @@
 """Local SGD: one loop for the federated rounds and for the local model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -7,9 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR
 
+from fairfal_flwr.client.sgd import SGD
 from fairfal_flwr.config import DistillConfig, LocalConfig, TrainConfig
 from fairfal_flwr.models import Classifier
 
@@ -140,14 +140,14 @@ def train_local_model(
     int
         Epochs trained.
     """
-    optimizer = _optimizer(model, settings, settings.lr)
-    schedule = MultiStepLR(optimizer, [local.lr_milestone], gamma=settings.lr_decay)
-    per_step = local.lr_milestone_unit == "step"
+    steps = 1
+    if local.lr_milestone_unit == "epoch":
+        steps = math.ceil(len(data) / settings.batch_size)
+    optimizer = _optimizer(
+        model, settings, settings.lr, decay_after=local.lr_milestone * steps
+    )
     for epoch in range(1, local.max_epochs + 1):
-        after_step = schedule.step if per_step else None
-        _epoch(model, data, optimizer, settings, generator, after_step=after_step)
-        if not per_step:
-            schedule.step()
+        _epoch(model, data, optimizer, settings, generator)
         if _accuracy(model, data) >= local.stop_accuracy:
             return epoch
     return local.max_epochs
@@ -199,13 +199,20 @@ def train_distilled_model(
     return epoch
 
 
-def _optimizer(model: Classifier, settings: TrainConfig, lr: float) -> SGD:
+def _optimizer(
+    model: Classifier,
+    settings: TrainConfig,
+    lr: float,
+    *,
+    decay_after: int | None = None,
+) -> SGD:
     return SGD(
         model.parameters(),
         lr=lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        fused=True,
+        decay_after=decay_after,
+        decay=settings.lr_decay,
     )
 
 
@@ -218,7 +225,6 @@ def _epoch(
     *,
     objective: Objective = supervised_loss,
     before_step: Callable[[], None] | None = None,
-    after_step: Callable[[], None] | None = None,
 ) -> float:
     """Go once over the data in random order; return the mean objective."""
     model.train()
@@ -236,8 +242,6 @@ def _epoch(
         if before_step is not None:
             before_step()
         optimizer.step()
-        if after_step is not None:
-            after_step()
         total += loss.detach() * len(batch)
     return float(total) / len(data)
 

@@ -49,7 +49,7 @@ def test_distillation_is_a_weighted_sum_of_its_two_losses():
     )
     expected = 0.1 * cross_entropy(logits, BATCH.labels) + 0.9 * 16 * divergence / 2
     loss = distillation(SERVER, temperature=4.0, weight=0.9)
-    assert float(loss(CLIENT, BATCH)) == pytest.approx(float(expected), rel=1e-5)
+    assert loss(CLIENT, BATCH).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_distillation_without_weight_is_the_supervised_loss():
@@ -105,7 +105,7 @@ def test_kcfu_compensates_where_the_server_sees_a_rare_class(quirks):
         weight += (1 - share) * gamma[known[j].argmax()]
         p, q = softmax(known[i], dim=0), softmax(CLIENT(mixed[i][None])[0], dim=0)
         terms.append(weight * kl(p, q) / 3)
-    compensation = float(loss(CLIENT, BATCH) - supervised(CLIENT, BATCH))
+    compensation = (loss(CLIENT, BATCH) - supervised(CLIENT, BATCH)).item()
     assert compensation == pytest.approx(sum(terms) / 3, rel=1e-4)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fairfal_flwr.client.sgd import SGD
 from fairfal_flwr.client.training import (
     LabeledImages,
     train_local_model,
@@ -132,14 +133,14 @@ def test_the_local_learning_rate_drops_at_its_milestone(unit, milestone, steps_b
         max_epochs=3, stop_accuracy=1.0, lr_milestone=milestone, lr_milestone_unit=unit
     )
     rates = []
-    original = torch.optim.SGD.step
+    original = SGD.step
 
-    def record(self, *args, **kwargs):
-        rates.append(self.param_groups[0]["lr"])
-        return original(self, *args, **kwargs)
+    def record(self):
+        original(self)
+        rates.append(self.lr)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.SGD, "step", record)
+        patch.setattr(SGD, "step", record)
         train_local_model(model, data, settings, local, generator=generator())
     assert rates[:steps_before] == [1.0] * steps_before
     assert rates[steps_before:] == [pytest.approx(1e-9)] * (6 - steps_before)
