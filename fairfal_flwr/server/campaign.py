@@ -2,11 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from statistics import mean
-from time import monotonic, perf_counter, sleep
+from time import perf_counter
 from types import SimpleNamespace
-from typing import TypeVar, cast
+from typing import cast
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -18,11 +18,8 @@ from fairfal_flwr.messages import (
     EvaluateRequest,
     ImbalanceReply,
     ImbalanceRequest,
-    Reply,
-    Request,
     SelectReply,
     SelectRequest,
-    StatusReply,
     StatusRequest,
     TrainRequest,
     Weights,
@@ -30,6 +27,7 @@ from fairfal_flwr.messages import (
 )
 from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.randomness import derive_seed, numpy_generator
+from fairfal_flwr.server.clients import Check, Clients
 from fairfal_flwr.server.evaluator import Evaluation, Evaluator
 from fairfal_flwr.server.privacy import (
     adds_noise,
@@ -40,15 +38,11 @@ from fairfal_flwr.server.privacy import (
 )
 from fairfal_flwr.server.recorder import CycleRow, Recorder, RoundRow
 from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
-from fairfal_flwr.server.strategies import make_strategy, quorum, restart
+from fairfal_flwr.server.strategies import make_strategy, restart
 
 __all__ = ["Campaign", "learning_rate"]
 
 log = logging.getLogger("fairfal.server")
-
-ReplyT = TypeVar("ReplyT", bound=Reply)
-Check = Callable[[Message], None]
-POLL_SECONDS = 0.1
 
 
 class Campaign:
@@ -71,12 +65,11 @@ class Campaign:
 
     def __init__(self, config: RunConfig, grid: Grid) -> None:
         self.config = config
-        self.grid = grid
+        self.clients = Clients(grid, config.federation)
         self.evaluator = Evaluator(config)
         self.statistics = self.evaluator.statistics()
         self.strategy = make_strategy(config, self.statistics)
         self.recorder = Recorder(config)
-        self.nodes: dict[int, int] = {}  # client index -> Flower's node id, ascending
         self.samples: dict[int, int] = {}  # Flower's node id -> images
         self.labels: dict[int, int] = {}  # Flower's node id -> labels
         self.mean_imbalance: float | None = None
@@ -114,20 +107,8 @@ class Campaign:
 
     def meet_clients(self) -> None:
         """Learn which node is which client, and that each can read its images."""
-        nodes = self._connected_nodes()
         request = StatusRequest(campaign=self.recorder.name)
-        messages = self._messages(request, nodes)
-        statuses = {
-            reply.metadata.src_node_id: StatusReply.from_content(reply.content)
-            for reply in self._exchange(messages)
-        }
-        self.nodes = dict(
-            sorted((status.client, node) for node, status in statuses.items())
-        )
-        if len(self.nodes) != len(nodes):
-            raise UserError(
-                "Two SuperNodes are the same client; give each its own `partition-id`."
-            )
+        statuses = self.clients.meet(request, self.config.num_clients)
         self.samples = {node: status.num_samples for node, status in statuses.items()}
         self.recorder.announce(
             self.num_samples,
@@ -184,10 +165,11 @@ class Campaign:
             global_imbalance=self.mean_imbalance if needs.needs_imbalance else None,
             weights=self.weights if needs.models else None,
         )
-        replies = self._ask(request, SelectReply)
+        replies = self.clients.ask(request, SelectReply)
         self.recorder.record_queries(cycle, name, replies, imbalances)
         self.labels = {
-            self.nodes[client]: reply.num_labeled for client, reply in replies.items()
+            self.clients.nodes[client]: reply.num_labeled
+            for client, reply in replies.items()
         }
         if not self.num_labels:
             raise UserError("No client has a labeled image; there is nothing to train.")
@@ -197,7 +179,7 @@ class Campaign:
     def measure_imbalance(self) -> dict[int, float]:
         """Return γ_k by client; their mean is kept for the whole campaign."""
         request = ImbalanceRequest(campaign=self.recorder.name, weights=self.weights)
-        replies = self._ask(request, ImbalanceReply)
+        replies = self.clients.ask(request, ImbalanceReply)
         return {client: reply.imbalance for client, reply in replies.items()}
 
     def run_round(self, cycle: int, round_number: int) -> Evaluation | None:
@@ -247,7 +229,7 @@ class Campaign:
             ),
             weights=self.weights,
         ).records()
-        able = [node for node in self.nodes.values() if self.labels[node]]
+        able = [node for node in self.clients.nodes.values() if self.labels[node]]
         chosen = self._choose(
             "train", able, config.federation.fraction_train, cycle, round_number
         )
@@ -255,8 +237,10 @@ class Campaign:
         messages = self.strategy.configure_train(
             self.strategy_rounds, arrays, scalars, _grid_of(chosen)
         )
-        replies = self._train_replies(
-            messages, arrays, f"Cycle {cycle}, round {round_number}"
+        replies = self.clients.ask_quorum(
+            messages,
+            self._train_check(arrays),
+            f"Cycle {cycle}, round {round_number}",
         )
         expect_replies(self.strategy, len(replies))
         if adds_noise(config.privacy):
@@ -270,49 +254,6 @@ class Campaign:
         self.last_aggregate = cycle, round_number
         self.recorder.privacy = privacy_report(self.strategy, config.privacy)
         return len(replies), float(cast(float, metrics["loss"]))
-
-    def _train_replies(
-        self, messages: Iterable[Message], sent: ArrayRecord, what: str
-    ) -> list[Message]:
-        """Return the replies to use, in the order of the clients.
-
-        Clients that did not answer, or not well, are asked again until the quorum is
-        there; training again from the same request gives the same reply.
-
-        Raises
-        ------
-        UserError
-            If the quorum is not there after `federation.round-retries` repetitions.
-        """
-        federation = self.config.federation
-        waiting = {message.metadata.dst_node_id: message for message in messages}
-        asked, needed = len(waiting), quorum(federation, len(waiting))
-        good: dict[int, Message] = {}
-        problems: list[str] = []
-        for repetition in range(federation.round_retries + 1):
-            replies, problems = self._send(waiting.values(), self._train_check(sent))
-            good |= replies
-            waiting = {n: _again(m) for n, m in waiting.items() if n not in good}
-            for problem in problems:
-                log.warning("left out of this round: %s", problem)
-            if len(good) >= needed:
-                return [good[node] for node in self.nodes.values() if node in good]
-            if not waiting:
-                problems = ["the other clients have no label"]
-                break
-            if repetition < federation.round_retries:
-                log.warning(
-                    "%s has %d of the %d replies it needs; asking again",
-                    what,
-                    len(good),
-                    needed,
-                )
-        raise UserError(
-            f"{what}: {len(good)} of {asked} clients answered well, but "
-            f"`federation.quorum` = {federation.quorum:g} with {federation.strategy} "
-            f"needs {needed}, also after {federation.round_retries} repetitions "
-            f"(`federation.round-retries`); {'; '.join(problems)}."
-        )
 
     def _train_check(self, sent: ArrayRecord) -> Check:
         has_variate = self.config.federation.strategy == "scaffold"
@@ -365,14 +306,15 @@ class Campaign:
         arrays, scalars = EvaluateRequest(
             campaign=self.recorder.name, weights=self.weights
         ).records()
-        nodes = list(self.nodes.values())
+        nodes = list(self.clients.nodes.values())
         chosen = self._choose("evaluate", nodes, fraction, cycle, round_number)
         messages = self.strategy.configure_evaluate(
             self.strategy_rounds, arrays, scalars, _grid_of(chosen)
         )
         num_classes = self.evaluator.test_set.num_classes
-        good, problems = self._send(
-            messages, lambda reply: check_evaluate_reply(reply.content, num_classes)
+        good, problems = self.clients.send(
+            list(messages),
+            lambda reply: check_evaluate_reply(reply.content, num_classes),
         )
         for problem in problems:
             log.warning("left out of the clients' evaluation: %s", problem)
@@ -395,76 +337,6 @@ class Campaign:
         )
         rows = sorted(generator.permutation(len(nodes))[:count].tolist())
         return [nodes[row] for row in rows]
-
-    def _ask(self, request: Request, reply_type: type[ReplyT]) -> dict[int, ReplyT]:
-        """Ask every client; return the replies by client, ascending."""
-        messages = self._messages(request, self.nodes.values())
-        replies = self._exchange(messages)
-        return {
-            client: reply_type.from_content(reply.content)
-            for client, reply in zip(self.nodes, replies, strict=True)
-        }
-
-    @staticmethod
-    def _messages(request: Request, nodes: Iterable[int]) -> list[Message]:
-        content = request.to_content()
-        kind = request.message_type
-        return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
-
-    def _exchange(self, messages: Iterable[Message]) -> list[Message]:
-        """Send messages that all must answer well.
-
-        Raises
-        ------
-        UserError
-            If one did not.
-        """
-        good, problems = self._send(messages)
-        if problems:
-            raise UserError("; ".join(problems))
-        return list(good.values())
-
-    def _send(
-        self, messages: Iterable[Message], check: Check | None = None
-    ) -> tuple[dict[int, Message], list[str]]:
-        """Send messages; return the good replies by node, and what is wrong otherwise.
-
-        Both are in the order of the clients, which makes sums, and so the run,
-        independent of who answered first.
-        """
-        messages = list(messages)
-        order = {node: client for client, node in self.nodes.items()}
-        nodes = [message.metadata.dst_node_id for message in messages]
-        timeout = self.config.federation.round_timeout
-        replies = list(self.grid.send_and_receive(messages, timeout=timeout))
-        answered = {reply.metadata.src_node_id: reply for reply in replies}
-        good: dict[int, Message] = {}
-        problems = []
-        for node in sorted(nodes, key=lambda node: order.get(node, node)):
-            who = f"client {order[node]}" if node in order else f"SuperNode {node}"
-            if (reply := answered.get(node)) is None:
-                problems.append(f"{who} did not answer within {timeout:g} s")
-            elif problem := _problem(reply, check):
-                problems.append(f"{who}: {problem}")
-            else:
-                good[node] = reply
-        return good, problems
-
-    def _connected_nodes(self) -> list[int]:
-        """Wait for the run's SuperNodes; anything else is a mistake."""
-        wanted = self.config.num_clients
-        deadline = monotonic() + self.config.federation.connect_timeout
-        while len(nodes := list(self.grid.get_node_ids())) < wanted:
-            if monotonic() > deadline:
-                break
-            sleep(POLL_SECONDS)
-        if len(nodes) != wanted:
-            raise UserError(
-                f"`num-clients` is {wanted} but {len(nodes)} SuperNodes are connected; "
-                'in simulation run: flwr run . --federation-config "num-supernodes='
-                f'{wanted} client-resources-num-cpus=1" (or set num-clients).'
-            )
-        return nodes
 
 
 def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
@@ -522,30 +394,3 @@ def _grid_of(nodes: list[int]) -> Grid:
     Flower's strategies sample with Python's global generator, all nodes they see.
     """
     return cast(Grid, SimpleNamespace(get_node_ids=lambda: nodes))
-
-
-def _again(message: Message) -> Message:
-    """Return the same request as a new message."""
-    metadata = message.metadata
-    return Message(
-        message.content,
-        dst_node_id=metadata.dst_node_id,
-        message_type=metadata.message_type,
-    )
-
-
-def _problem(reply: Message, check: Check | None) -> str | None:
-    """Return in one line what is wrong with a reply, None if nothing is."""
-    if reply.has_error():
-        return _first_line(reply.error.reason)
-    try:
-        if check is not None:
-            check(reply)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _first_line(text: str | None) -> str:
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[0] if lines else "failed without a reason"

@@ -1,0 +1,251 @@
+"""The clients of a campaign: who they are, and how they are asked."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, sleep
+from typing import TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fairfal_flwr.config import FederationConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
+from fairfal_flwr.server.strategies import quorum
+
+__all__ = ["Check", "Clients"]
+
+log = logging.getLogger("fairfal.server")
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+Check = Callable[[Message], None]  # raises ValueError for a reply not to use
+
+
+class Clients:
+    """The SuperNodes that take part, each known by its client's index.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's way to the nodes.
+    federation : FederationConfig
+        How long to wait, how often to ask again and how many must answer.
+    """
+
+    def __init__(self, grid: Grid, federation: FederationConfig) -> None:
+        self.grid = grid
+        self.federation = federation
+        self.nodes: dict[int, int] = {}  # client index -> Flower's node id, ascending
+
+    def meet(self, request: StatusRequest, wanted: int) -> dict[int, StatusReply]:
+        """Learn which node is which client; return what each says, by node.
+
+        Raises
+        ------
+        UserError
+            If there are not as many as wanted, two are the same client, or one cannot
+            do its part.
+        """
+        nodes = self._connected_nodes(wanted)
+        statuses = {
+            node: StatusReply.from_content(reply.content)
+            for node, reply in self._ask_all(request, nodes).items()
+        }
+        self.nodes = dict(
+            sorted((status.client, node) for node, status in statuses.items())
+        )
+        if len(self.nodes) != len(nodes):
+            raise UserError(
+                "Two SuperNodes are the same client; give each its own `partition-id`."
+            )
+        return statuses
+
+    def ask(self, request: Request, reply_type: type[ReplyT]) -> dict[int, ReplyT]:
+        """Ask every client; return the replies by client, ascending.
+
+        Raises
+        ------
+        UserError
+            If one did not answer well.
+        """
+        replies = self._ask_all(request, self.nodes.values())
+        return {
+            client: reply_type.from_content(replies[node].content)
+            for client, node in self.nodes.items()
+        }
+
+    def ask_quorum(
+        self, messages: Iterable[Message], check: Check, what: str
+    ) -> list[Message]:
+        """Return the replies to use, in the order of the clients.
+
+        Clients that did not answer, or not well, are asked again until the quorum is
+        there; training again from the same request gives the same reply.
+
+        Parameters
+        ----------
+        messages : iterable of Message
+            The requests.
+        check : callable
+            Raises ValueError for a reply that cannot be used.
+        what : str
+            The round, for people.
+
+        Raises
+        ------
+        UserError
+            If the quorum is not there after `federation.round-retries` repetitions.
+        """
+        federation = self.federation
+        waiting = {message.metadata.dst_node_id: message for message in messages}
+        asked, needed = len(waiting), quorum(federation, len(waiting))
+        good: dict[int, Message] = {}
+        problems: list[str] = []
+        for repetition in range(federation.round_retries + 1):
+            replies, problems = self.send(list(waiting.values()), check)
+            good |= replies
+            waiting = {n: _again(m) for n, m in waiting.items() if n not in good}
+            for problem in problems:
+                log.warning("left out of this round: %s", problem)
+            if len(good) >= needed:
+                return [good[node] for node in self.nodes.values() if node in good]
+            if not waiting:
+                problems = ["the other clients have no label"]
+                break
+            if repetition < federation.round_retries:
+                log.warning(
+                    "%s has %d of the %d replies it needs; asking again",
+                    what,
+                    len(good),
+                    needed,
+                )
+        raise UserError(
+            f"{what}: {len(good)} of {asked} clients answered well, but "
+            f"`federation.quorum` = {federation.quorum:g} with {federation.strategy} "
+            f"needs {needed}, also after {federation.round_retries} repetitions "
+            f"(`federation.round-retries`); {'; '.join(problems)}."
+        )
+
+    def send(
+        self, messages: Sequence[Message], check: Check | None = None
+    ) -> tuple[dict[int, Message], list[str]]:
+        """Send messages; return the good replies by node, and what is wrong otherwise.
+
+        Both are in the order of the clients, which makes sums, and so the run,
+        independent of who answered first.
+        """
+        order = {node: client for client, node in self.nodes.items()}
+        timeout = self.federation.round_timeout
+        replies = exchange(self.grid, messages, timeout)
+        good: dict[int, Message] = {}
+        problems = []
+        asked = [message.metadata.dst_node_id for message in messages]
+        for node in sorted(asked, key=lambda node: order.get(node, node)):
+            who = f"client {order[node]}" if node in order else f"SuperNode {node}"
+            if (reply := replies.get(node)) is None:
+                problems.append(f"{who} did not answer within {timeout:g} s")
+            elif problem := _problem(reply, check):
+                problems.append(f"{who}: {problem}")
+            else:
+                good[node] = reply
+        return good, problems
+
+    def _ask_all(self, request: Request, nodes: Iterable[int]) -> dict[int, Message]:
+        content, kind = request.to_content(), request.message_type
+        good, problems = self.send(
+            [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+        )
+        if problems:
+            raise UserError("; ".join(problems))
+        return good
+
+    def _connected_nodes(self, wanted: int) -> list[int]:
+        """Wait for the run's SuperNodes; anything else is a mistake."""
+        deadline = monotonic() + self.federation.connect_timeout
+        while len(nodes := list(self.grid.get_node_ids())) < wanted:
+            if monotonic() > deadline:
+                break
+            sleep(0.1)
+        if len(nodes) != wanted:
+            raise UserError(
+                f"`num-clients` is {wanted} but {len(nodes)} SuperNodes are connected; "
+                'in simulation run: flwr run . --federation-config "num-supernodes='
+                f'{wanted} client-resources-num-cpus=1" (or set num-clients).'
+            )
+        return nodes
+
+
+def exchange(
+    grid: Grid, messages: Sequence[Message], timeout: float
+) -> dict[int, Message]:
+    """Send messages and wait for their replies.
+
+    `Grid.send_and_receive` looks every 3 seconds in a deployment. This looks as often
+    as the wait so far justifies: a reply is seen at most a twentieth of its own time
+    after it came, and at most a second.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's way to the nodes.
+    messages : sequence of Message
+        At most one for each node.
+    timeout : float
+        Seconds to wait.
+
+    Returns
+    -------
+    dict of int to Message
+        The replies that came, by the node that was asked. Flower's own reply for a node
+        that is gone is one of them, whoever it says it is from.
+
+    Raises
+    ------
+    UserError
+        If the SuperLink does not take a message.
+    """
+    nodes = [message.metadata.dst_node_id for message in messages]
+    started = monotonic()
+    sent = list(grid.push_messages(messages))
+    if len(sent) != len(nodes) or None in sent:
+        raise UserError(
+            "The SuperLink does not take the messages of this run; its log says why. "
+            "They are as large as the model."
+        )
+    waiting = dict(zip(sent, nodes, strict=True))
+    replies: dict[int, Message] = {}
+    while True:
+        for reply in grid.pull_messages(list(waiting)):
+            node = waiting.pop(reply.metadata.reply_to_message_id)
+            replies[node] = reply
+        waited = monotonic() - started
+        if not waiting or waited > timeout:
+            return replies
+        sleep(min(max(waited / 20, 0.02), 1.0))
+
+
+def _again(message: Message) -> Message:
+    """Return the same request as a new message."""
+    metadata = message.metadata
+    return Message(
+        message.content,
+        dst_node_id=metadata.dst_node_id,
+        message_type=metadata.message_type,
+    )
+
+
+def _problem(reply: Message, check: Check | None) -> str | None:
+    """Return in one line what is wrong with a reply, None if nothing is."""
+    if reply.has_error():
+        return _first_line(reply.error.reason)
+    try:
+        if check is not None:
+            check(reply)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _first_line(text: str | None) -> str:
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[0] if lines else "failed without a reason"
