@@ -1,5 +1,6 @@
 """Campaigns on a person's own images: a shared folder, and a folder at every node."""
 
+import csv
 import json
 
 import pytest
@@ -84,6 +85,30 @@ def test_every_node_has_its_own_folder_and_the_server_none(tmp_path, toy):
     assert row["labels"] == 12
     assert 0 <= row["accuracy"] <= 1
     assert len(row["recalls"]) == 3
+
+
+def test_what_nobody_tests_is_unknown_in_every_file(tmp_path, toy, caplog):
+    caplog.set_level("INFO", logger="fairfal.server")
+    folders = []
+    for number in range(2):
+        site, classes = tmp_path / f"site{number}", {"cat": 4, "dog": 4}
+        folders.append(write_tree(site, classes, splits=("train",), size=(16, 16)))
+    keys = {
+        **toy,
+        "data.server-test": False,
+        "data.class-names": "cat,dog",
+        "data.image-size": 16,
+        "data.channels": 3,
+        "federation.fraction-evaluate": 1.0,
+    }
+    campaign = run_at_nodes(keys, folders)
+    row = summary(campaign)["cycles"][-1]
+    assert row["accuracy"] is row["rare_recall"] is row["loss"] is None
+    assert row["recalls"] == [None, None]
+    with (campaign.recorder.folder / "rounds.csv").open(newline="") as stream:
+        assert {line["accuracy"] for line in csv.DictReader(stream)} == {""}
+    assert "nan" not in caplog.text
+    assert "the accuracy is unknown" in caplog.text
 
 
 @pytest.mark.slow

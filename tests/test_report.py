@@ -64,3 +64,17 @@ def test_the_learning_curve_is_a_picture(runs, tmp_path):
     folders = [runs("fairfal", 0, (0.5, 0.6)), runs("random", 0, (0.5, 0.4))]
     draw_learning_curve(folders, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_known_is_a_dash_and_a_gap(runs, tmp_path):
+    folders = [runs("fairfal", 0, (0.5, 0.6)), runs("random", 0, (0.5, 0.4))]
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        for row in summary["cycles"]:
+            row["rare_recall"] = None
+        (folder / "summary.json").write_text(json.dumps(summary))
+    text = comparison(read_summaries(folders))
+    assert "| fairfal | 1 | - | - |" in text
+    assert text.count("seed by seed") == 1  # of the accuracy alone
+    draw_learning_curve(folders, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.report.learning_curve import MEASURES
+from fairfal_flwr.report.learning_curve import MEASURES, column
 
 __all__ = ["comparison"]
 
@@ -32,9 +32,7 @@ def comparison(groups: Summaries) -> str:
         If the runs label different shares of the images.
     """
     shares = {
-        tuple(_column(run, "label_fraction"))
-        for runs in groups.values()
-        for run in runs
+        tuple(column(run, "label_fraction")) for runs in groups.values() for run in runs
     }
     if len(shares) != 1:
         raise UserError(
@@ -47,36 +45,34 @@ def comparison(groups: Summaries) -> str:
         lines += [f"| {title} at | runs | {' | '.join(head)} |"]
         lines += ["|---" * (len(head) + 2) + "|"]
         for name, runs in sorted(groups.items()):
-            cells = _cells(np.array([_column(run, measure) for run in runs]))
+            cells = _cells(np.array([column(run, measure) for run in runs]))
             lines += [f"| {name} | {len(runs)} | {' | '.join(cells)} |"]
         lines += ["", *_paired_lines(groups, measure), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _column(run: Mapping[str, Any], measure: str) -> list[float]:
-    return [row[measure] for row in run["cycles"]]
-
-
 def _cells(values: NDArray[np.float64]) -> list[str]:
-    """Return mean and spread of each column of (runs, cycles)."""
+    """Return mean and spread of each column of (runs, cycles); - for an unknown one."""
     means = 100 * values.mean(axis=0)
-    if len(values) == 1:
-        return [f"{mean:.1f}" for mean in means]
-    spreads = 100 * values.std(axis=0, ddof=1)
-    return [f"{m:.1f} ± {s:.1f}" for m, s in zip(means, spreads, strict=True)]
+    cells = [f"{mean:.1f}" for mean in means]
+    if len(values) > 1:
+        spreads = 100 * values.std(axis=0, ddof=1)
+        cells = [f"{c} ± {s:.1f}" for c, s in zip(cells, spreads, strict=True)]
+    return ["-" if np.isnan(m) else c for m, c in zip(means, cells, strict=True)]
 
 
 def _paired_lines(groups: Summaries, measure: str) -> list[str]:
     control = {
-        run["seed"]: _column(run, measure)[-1] for run in groups.get("random", [])
+        run["seed"]: column(run, measure)[-1] for run in groups.get("random", [])
     }
     lines = []
     for name, runs in sorted(groups.items()):
-        gains = [
-            100 * (_column(run, measure)[-1] - control[run["seed"]])
+        differences = [
+            100 * (column(run, measure)[-1] - control[run["seed"]])
             for run in runs
             if run["seed"] in control
         ]
+        gains = [gain for gain in differences if not np.isnan(gain)]
         if name != "random" and gains:
             each = ", ".join(f"{gain:+.1f}" for gain in gains)
             mean = sum(gains) / len(gains)

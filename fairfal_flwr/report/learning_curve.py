@@ -1,7 +1,8 @@
 """Accuracy against labels, drawn from the summaries of runs."""
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from fairfal_flwr.errors import UserError
 
-__all__ = ["draw_learning_curve", "read_summaries"]
+__all__ = ["column", "draw_learning_curve", "read_summaries"]
 
 MEASURES = {"accuracy": "test accuracy", "rare_recall": "recall, rarest third"}
 
@@ -39,6 +40,11 @@ def read_summaries(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
+def column(run: Mapping[str, Any], measure: str) -> list[float]:
+    """Return a measure of each cycle of a run; nan where it is not known."""
+    return [math.nan if (v := row[measure]) is None else v for row in run["cycles"]]
+
+
 def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     """Draw accuracy and rare-class recall over the share of labels.
 
@@ -57,9 +63,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     for strategy, runs in read_summaries(folders).items():
         share = [100 * row["label_fraction"] for row in runs[0]["cycles"]]
         for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
-            values = 100 * np.array(
-                [[row[measure] for row in run["cycles"]] for run in runs]
-            )
+            values = 100 * np.array([column(run, measure) for run in runs])
             mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(runs) > 1)
             axis.plot(share, mean, marker="o", markersize=4, label=strategy)
             if len(runs) > 1:

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,11 @@ CODE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One line of rounds.csv; accuracies are fractions, blank where not measured."""
+    """One line of rounds.csv; accuracies are fractions, blank where not measured.
+
+    Nobody tests a class without test images: its recall is nan here and blank or null
+    in the files.
+    """
 
     cycle: int
     round: int
@@ -104,7 +109,7 @@ class Recorder:
         config, campaign = self.config, self.config.campaign
         log.info(
             "%s on %s: %d clients (%d on a GPU), %d images; %d cycles of %d rounds, "
-            "%.1f%% of the images labeled per cycle; rarest third: classes %s",
+            "%.1f%% of the images labeled per cycle; rarest third of the classes: %s",
             config.query.strategy,
             config.data.name,
             config.num_clients,
@@ -113,7 +118,7 @@ class Recorder:
             campaign.num_cycles,
             campaign.num_rounds,
             100 * campaign.budget,
-            ", ".join(map(str, rare_classes)),
+            ", ".join(map(str, rare_classes)) or "not known to the server",
         )
 
     def record_queries(
@@ -140,7 +145,9 @@ class Recorder:
         """Append to rounds.csv and print the round's line."""
         self._append("rounds.csv", asdict(row) | {"client_recalls": _joined(row)})
         campaign = self.config.campaign
-        accuracy = "" if row.accuracy is None else f"  accuracy {row.accuracy:6.1%}"
+        accuracy = ""
+        if row.accuracy is not None and not math.isnan(row.accuracy):
+            accuracy = f"  accuracy {row.accuracy:6.1%}"
         log.info(
             "cycle %d/%d  round %*d/%d  labels %d  loss %.3f%s  left %s",
             row.cycle,
@@ -203,10 +210,11 @@ class Recorder:
             "data": self.config.data.name,
             "seed": self.config.seed,
             "seconds": perf_counter() - self._started,
-            "cycles": [asdict(row) for row in self.cycles],
+            "cycles": [_known(asdict(row)) for row in self.cycles],
         }
         with replacing(self.folder / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=1) + "\n")
+            text = json.dumps(summary, indent=1, allow_nan=False)
+            path.write_text(text + "\n")
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         path = self.folder / name
@@ -215,7 +223,7 @@ class Recorder:
             writer = csv.DictWriter(file, [key.replace("_", "-") for key in row])
             if is_new:
                 writer.writeheader()
-            writer.writerow({key.replace("_", "-"): row[key] for key in row})
+            writer.writerow({k.replace("_", "-"): v for k, v in _known(row).items()})
 
     def _time_left(self, row: RoundRow) -> str:
         """Scale the time of the last rounds by the work left.
@@ -252,8 +260,8 @@ class Recorder:
                 str(row.cycle),
                 str(row.labels),
                 f"{row.label_fraction:.1%}",
-                f"{row.accuracy:.1%}",
-                f"{row.rare_recall:.1%}",
+                _percent(row.accuracy),
+                _percent(row.rare_recall),
                 "-" if row.global_queries is None else of_all,
             )
         text = StringIO()
@@ -282,11 +290,24 @@ def _make_folder(config: RunConfig) -> Path:
     raise UserError(f"{root} holds too many runs named {name}.")
 
 
+def _known(value: Any) -> Any:
+    """Return a row as files hold it: None, which is blank or null, in place of nan."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"
+
+
 def _joined(row: RoundRow) -> str | None:
-    """Return a round's recalls with blanks between, class by class."""
+    """Return a round's recalls with blanks between, class by class; - if untested."""
     if row.client_recalls is None:
         return None
-    return " ".join(f"{recall:.4f}" for recall in row.client_recalls)
+    return " ".join("-" if math.isnan(r) else f"{r:.4f}" for r in row.client_recalls)
 
 
 def _duration(seconds: float) -> str:
