@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Two processes; the slow tests start enough of their own.
+FAST := -n 2 -m "not slow and not gpu and not internet"
+
 # For `make run`: a preset, and more options of `fairfal run`.
 CONFIG ?=
 ARGS ?=
@@ -33,10 +36,11 @@ run: setup  ## Simulate a campaign: make run CONFIG=configs/fmnist-quick.toml AR
 	$(BIN)/fairfal run . $(if $(CONFIG),--run-config $(CONFIG)) $(ARGS)
 
 check: style types  ## Format, lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu and not internet"
+	$(BIN)/python -m pytest $(FAST)
 
 test: style types  ## Everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest -m "(slow or gpu) and not internet"
 
 bench-strategies: setup  ## One small campaign per query strategy: make bench-strategies ARGS='--data fashion-mnist'
 	$(BIN)/python benchmarks/strategies.py $(ARGS)

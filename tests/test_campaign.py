@@ -84,7 +84,7 @@ def same_weights(first, second):
 
 
 def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
-    campaign, _ = run_campaign(small)
+    campaign, _ = run_campaign(small, draws=True)
     folder = campaign.recorder.folder
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
@@ -175,9 +175,11 @@ def test_a_strategy_cannot_reach_the_labels_of_the_pool(small, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("strategy", ["fairfal", "random"])
+@pytest.mark.parametrize(
+    "strategy", ["fairfal", pytest.param("random", marks=pytest.mark.slow)]
+)
 def test_the_same_seed_gives_the_same_run_bit_by_bit(small, tmp_path, strategy):
-    chosen = small | {"query.strategy": strategy}
+    chosen = small | {"query.strategy": strategy, "campaign.num-cycles": 2}
     first, _ = run_campaign(chosen)
     asked = selections(first)
     second, _ = run_campaign(chosen | {"state-dir": str(tmp_path / "other")})

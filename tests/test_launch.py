@@ -243,6 +243,7 @@ def test_only_known_noise_is_hidden(line):
     assert not launch.is_noise(line)
 
 
+@pytest.mark.slow
 def test_a_superlink_that_does_not_start_is_reported_and_leaves_nothing(monkeypatch):
     homes = set(Path("/tmp").glob("fairfal-*"))
     monkeypatch.setattr(launch, "free_port", lambda: 99999)
