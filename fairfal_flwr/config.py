@@ -525,12 +525,14 @@ class QueryConfig(_Section):
         "finetuned",
         "distilled",
         "adaptive",
+        "adaptive-reversed",
     ] = Field(
         "auto",
         description="The model that a strategy with the option `model` goes by: the "
         "global one; one trained from scratch on the labels; the client's own after "
         "its last round; the global one fine-tuned on the labels; IFAL's distilled "
-        "one; FairFAL's choice. `auto` is the strategy's own default.",
+        "one; FairFAL's choice; the one it does not choose. `auto` is the strategy's "
+        "own default.",
     )
     max_pool: int = Field(
         0,

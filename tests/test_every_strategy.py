@@ -144,7 +144,7 @@ def test_options_reach_their_strategy():
     [
         ("ksas", "local", r"`query.model` is 'local'; .*'ksas': auto\."),
         ("random", "global", "`query.model` is 'global'; .*'random': auto"),
-        ("fairfal", "distilled", "auto, adaptive, global, local"),
+        ("fairfal", "distilled", "auto, adaptive, adaptive-reversed, global, local"),
     ],
 )
 def test_a_model_that_a_strategy_does_not_take_is_one_line(strategy, model, line):

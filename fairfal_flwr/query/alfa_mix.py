@@ -14,7 +14,7 @@ from torch.nn.functional import normalize, one_hot
 
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import Model, Outputs, QueryContext, Selection
-from fairfal_flwr.query.model_choice import ModelOption, choose_model
+from fairfal_flwr.query.model_choice import ModelOption, choose_model, models_of
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up
 
@@ -24,9 +24,8 @@ CHUNK = 2**22  # numbers held at once in a mixture: 16 MiB
 
 
 def _models(*, model: ModelOption, quirks: str, **_: Any) -> tuple[Model, ...]:
-    if model == "adaptive":
-        return ("global", "local")
-    return (model,) if quirks == "corrected" or model == "global" else (model, "global")
+    own = models_of(model)
+    return own if quirks == "corrected" or "global" in own else (*own, "global")
 
 
 @strategy("alfa-mix", models=_models)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts, gradient_embedding
 from fairfal_flwr.query.kcenter import k_center_greedy
-from fairfal_flwr.query.model_choice import choose_model
+from fairfal_flwr.query.model_choice import ADAPTIVE, Adaptive, choose_model
 from fairfal_flwr.query.prototypes import class_prototypes, pseudo_labels
 from fairfal_flwr.query.quota import class_quotas
 from fairfal_flwr.query.registry import strategy
@@ -43,7 +43,7 @@ def _models(
 def _needs_imbalance(
     *, model: str, k_center: bool, gradient_model: str, **_: Any
 ) -> bool:
-    return model == "adaptive" or (k_center and gradient_model == "auto")
+    return model in ADAPTIVE or (k_center and gradient_model == "auto")
 
 
 @strategy("fairfal", models=_models, needs_imbalance=_needs_imbalance)
@@ -51,7 +51,7 @@ def fairfal(
     context: QueryContext,
     budget: int,
     *,
-    model: Literal["adaptive", "global", "local"] = "adaptive",
+    model: Adaptive | Literal["global", "local"] = "adaptive",
     threshold: float = 0.75,
     prototypes: Literal["global", "local"] = "global",
     candidates: bool = True,
@@ -69,8 +69,9 @@ def fairfal(
         Needs `global_imbalance` and at least one labeled sample.
     budget : int
         Samples to choose.
-    model : {"adaptive", "global", "local"}
-        Whose entropy is the uncertainty; "adaptive" chooses by `threshold`.
+    model : {"adaptive", "adaptive-reversed", "global", "local"}
+        Whose entropy is the uncertainty; "adaptive" chooses by `threshold`, and the
+        reverse of it takes the other one.
     threshold : float, default 0.75
         δ: the global model judges uncertainty where its score exceeds this.
     prototypes : {"global", "local"}

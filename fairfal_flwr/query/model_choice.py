@@ -9,7 +9,7 @@ labels. A skewed or an alien global model should not judge what is uncertain.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from fairfal_flwr.query.context import Model, QueryContext
 
 __all__ = [
+    "ADAPTIVE",
+    "Adaptive",
     "ModelChoice",
     "ModelOption",
     "adaptive_model",
@@ -26,9 +28,12 @@ __all__ = [
     "divergence",
     "global_model_score",
     "imbalance",
+    "models_of",
 ]
 
-ModelOption = Model | Literal["adaptive"]
+Adaptive = Literal["adaptive", "adaptive-reversed"]
+ADAPTIVE: tuple[Adaptive, ...] = get_args(Adaptive)
+ModelOption = Model | Adaptive
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,35 @@ def choose_model(
     Parameters
     ----------
     context : QueryContext
-        Looked at for ``"adaptive"`` alone.
+        Looked at for an adaptive choice alone.
     option : str
-        A model, or ``"adaptive"``.
+        A model; ``"adaptive"``; or ``"adaptive-reversed"``, the one of the two that the
+        rule does not choose, which is the paper's ablation of it.
     threshold, balance_seed
         See `adaptive_model`.
     """
+    if option != "adaptive" and option != "adaptive-reversed":
+        return ModelChoice(option, {"global-query": float(option == "global")})
+    choice = adaptive_model(context, threshold=threshold, balance_seed=balance_seed)
     if option == "adaptive":
-        return adaptive_model(context, threshold=threshold, balance_seed=balance_seed)
-    return ModelChoice(option, {"global-query": float(option == "global")})
+        return choice
+    other: Model = "local" if choice.model == "global" else "global"
+    return ModelChoice(
+        other, {**choice.notes, "global-query": float(other == "global")}
+    )
+
+
+def models_of(option: ModelOption) -> tuple[Model, ...]:
+    """Return the models that an option needs: both for an adaptive choice.
+
+    Examples
+    --------
+    >>> models_of("adaptive"), models_of("local-last")
+    (('global', 'local'), ('local-last',))
+    """
+    if option == "adaptive" or option == "adaptive-reversed":
+        return ("global", "local")
+    return (option,)
 
 
 def adaptive_model(

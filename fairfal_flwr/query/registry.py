@@ -16,6 +16,7 @@ from typing import (
 import torch
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
+from fairfal_flwr.query.model_choice import ADAPTIVE, ModelOption, models_of
 
 __all__ = ["STRATEGIES", "Requirements", "Strategy", "resolve", "select", "strategy"]
 
@@ -114,11 +115,11 @@ def strategy(
         As in ``query.strategy``; lower case, words joined by hyphens.
     models : tuple or callable, optional
         The models it may ask for, or a function of its options that returns them. By
-        default the one that its option `model` names; ``"adaptive"`` is the global and
-        the local model.
+        default the one that its option `model` names; for an adaptive choice the
+        global and the local model.
     needs_imbalance : bool or callable, optional
         Whether it reads the mean imbalance, or a function of its options. By default
-        it does where its option `model` is ``"adaptive"``.
+        it does where that option is an adaptive choice.
     needs_changes : bool, default False
         Whether it reads `QueryContext.prediction_changes`.
     """
@@ -157,10 +158,9 @@ def _words(hint: Any) -> tuple[Any, ...]:
     return tuple(word for part in get_args(hint) for word in _words(part))
 
 
-def _by_model_option(model: Model | Literal["adaptive"] | None) -> Requirements:
-    if model == "adaptive":
-        return Requirements(("global", "local"), needs_imbalance=True)
-    return Requirements((model,) if model else (), needs_imbalance=False)
+def _by_model_option(model: ModelOption | None) -> Requirements:
+    models = models_of(model) if model else ()
+    return Requirements(models, needs_imbalance=model in ADAPTIVE)
 
 
 def resolve(name: str) -> Strategy:

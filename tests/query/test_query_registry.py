@@ -77,6 +77,7 @@ def test_an_unknown_word_for_an_option_is_refused(context):
         ({}, (("global",), False)),
         ({"model": "local-last"}, (("local-last",), False)),
         ({"model": "adaptive"}, (("global", "local"), True)),
+        ({"model": "adaptive-reversed"}, (("global", "local"), True)),
     ],
 )
 def test_requirements_follow_the_option_model(options, expected):

@@ -115,6 +115,19 @@ def test_a_single_model_strategy_takes_the_adaptive_model(world):
         )
 
 
+@pytest.mark.parametrize("imbalance", [0.0, 1.0])
+def test_the_reversed_choice_takes_the_other_model(world, imbalance):
+    chosen, other = (
+        select("entropy", world.context(global_imbalance=imbalance), 9, model=m)
+        for m in ("adaptive", "adaptive-reversed")
+    )
+    assert other.notes["global-query"] == 1 - chosen.notes["global-query"]
+    assert other.notes["score"] == chosen.notes["score"]
+    model = "global" if other.notes["global-query"] else "local"
+    fixed = select("entropy", world.context(), 9, model=model)
+    assert other.positions.equal(fixed.positions)
+
+
 # --- core-set, BADGE, EGL ------------------------------------------------------------
 
 
