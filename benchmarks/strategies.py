@@ -134,8 +134,9 @@ def main() -> None:
     results: dict[str, list[Result]] = {}
     for name in arguments.names.split(","):
         results[name] = [campaign(name, seed, overrides) for seed in seeds]
-        areas = ", ".join(f"{run.area:.1f}" for run in results[name])
-        print(f"{name}: {areas}", file=sys.stderr, flush=True)
+        for run in results[name]:
+            curve = " ".join(f"{accuracy:.1f}" for accuracy in run.accuracies)
+            print(f"{name}: {curve}  {run.seconds:.0f} s", file=sys.stderr, flush=True)
     head = f"{arguments.data}, seeds {arguments.seeds}, {overrides}\n\n"
     text = head + table(results)
     print(text)

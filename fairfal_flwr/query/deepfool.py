@@ -21,8 +21,7 @@ from fairfal_flwr.query.selection import top
 
 __all__ = ["deepfool", "squared_perturbations"]
 
-TINY = torch.finfo(torch.float32).tiny
-CHUNK = 2**23  # numbers held at once in the gradients of all classes: 32 MiB
+CHUNK = 2**20  # numbers of the inputs that go through the network at once: 4 MiB
 
 Quirks = Literal["faithful", "corrected"]
 
@@ -59,13 +58,12 @@ def deepfool(
     """
     choice = choose_model(context, model)
     network, inputs = context.network(choice.model), context.inputs("pool")
-    numbers = context.num_classes * inputs[0].numel()
     with evaluating(network):
         norms = [
             squared_perturbations(
                 network, batch, max_iterations=max_iterations, quirks=quirks
             )
-            for batch in torch.split(inputs, max(1, CHUNK // numbers))
+            for batch in torch.split(inputs, max(1, CHUNK // inputs[0].numel()))
         ]
     return Selection(top(-torch.cat(norms), budget), notes=choice.notes)
 
@@ -97,46 +95,49 @@ def squared_perturbations(
     Tensor, shape (N,)
         Where no class has a boundary, 0 is added.
     """
-    eta = torch.zeros_like(inputs).flatten(1)
+    eta = torch.zeros_like(inputs)
+    active = torch.arange(len(inputs), device=inputs.device)
     start = None
     for _ in range(max_iterations):
-        logits, gradients = _class_gradients(network, inputs + eta.view_as(inputs))
+        with torch.enable_grad():
+            points = (inputs[active] + eta[active]).detach().requires_grad_()
+            _, logits = network.features_and_logits(points)
         predicted = logits.argmax(dim=1)
         start = predicted if start is None else start
         same = predicted == start
         if not same.any():
             break
-        rows = torch.arange(len(inputs), device=inputs.device)
-        w = gradients - gradients[rows, start][:, None]
-        lead = logits - logits[rows, start][:, None]
-        norms = w.norm(dim=2)
-        # A class without a boundary, ŷ among them, is infinitely far.
-        distances = lead.abs() / norms.where(norms > 0, 1)
-        distances = distances.where(norms > 0, torch.inf)
-        target = _nearest(distances) if quirks == "corrected" else _last(distances)
-        step = distances[rows, target] / norms[rows, target].clamp(min=TINY)
-        scale = step.where(same & step.isfinite(), 0)
-        eta = eta + scale[:, None] * w[rows, target]
-    return eta.square().sum(dim=1)
+        steps = _steps(points, logits, start, quirks)
+        active, start = active[same], start[same]
+        eta[active] += steps[same]
+    return eta.flatten(1).square().sum(dim=1)
 
 
-def _nearest(distances: Tensor) -> Tensor:
-    return distances.argmin(dim=1)
+def _steps(points: Tensor, logits: Tensor, start: Tensor, quirks: Quirks) -> Tensor:
+    """Return r for each point, 0 where no class has a boundary.
 
-
-def _last(distances: Tensor) -> Tensor:
-    """Return the last class at a finite distance, or 0 if there is none."""
-    classes = torch.arange(distances.shape[1], device=distances.device)
-    return (classes * distances.isfinite()).argmax(dim=1)
-
-
-def _class_gradients(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, C) and their gradients at the inputs (N, C, P)."""
-    with torch.enable_grad():
-        inputs = inputs.detach().clone().requires_grad_()
-        _, logits = network.features_and_logits(inputs)
-        gradients = [
-            torch.autograd.grad(column.sum(), inputs, retain_graph=True)[0]
-            for column in logits.unbind(dim=1)
-        ]
-    return logits.detach(), torch.stack(gradients, dim=1).flatten(2)
+    One class at a time, so that the gradients of one are held. A class without a
+    gradient, ŷ among them, is infinitely far.
+    """
+    own = logits.gather(1, start[:, None])[:, 0]
+    least = torch.full_like(own, torch.inf)
+    steps = torch.zeros_like(points)
+    num_classes = logits.shape[1]
+    classes = range(num_classes)
+    for c in classes if quirks == "corrected" else reversed(classes):
+        with torch.enable_grad():
+            lead = logits[:, c] - own
+            (w,) = torch.autograd.grad(lead.sum(), points, retain_graph=True)
+        norms = w.flatten(1).norm(dim=1)
+        divisors = norms.where(norms > 0, 1)
+        distances = lead.detach().abs() / divisors
+        scales = distances / divisors
+        better = (norms > 0) & scales.isfinite() & (distances < least)
+        if quirks == "faithful":
+            better &= least.isinf()
+        least = distances.where(better, least)
+        shape = (-1, *[1] * (points.dim() - 1))
+        steps = torch.where(better.view(shape), scales.view(shape) * w, steps)
+        if quirks == "faithful" and least.isfinite().all():
+            break
+    return steps
