@@ -109,7 +109,11 @@ class Federation:
 
     def command(self, service: str, words: list[str] | None = None) -> list[str]:
         """Return a service's command as this machine must be told it."""
-        program = str(BIN / _PROGRAMS[service.split("-")[0]])
+        entry = self.services[service].get("entrypoint")
+        program = [str(BIN / _PROGRAMS[service.split("-")[0]])]
+        if entry:
+            assert entry[0] == "python"
+            program = [sys.executable, *entry[1:]]
         words = self.services[service]["command"] if words is None else words
         words = self.network.translate(service, words, self.aliases.get(service, {}))
         translated = self._inside(service, words)
@@ -117,7 +121,7 @@ class Federation:
             place = words.index("--node-config") + 1
             reader = service.replace("supernode", "superexec-clientapp")
             (translated[place],) = self._inside(reader, [words[place]])
-        return [program, *translated]
+        return [*program, *translated]
 
     def place(self, service: str) -> Path:
         """Return the folder that stands for a service's `/app`, with its volumes."""
@@ -316,8 +320,8 @@ class Federation:
     def _restart_what_ended(self) -> None:
         """Do what the services' restart policy tells Docker to do.
 
-        A SuperLink that goes away in a TLS handshake ends its clients: Flower takes
-        that for a certificate that is wrong.
+        A SuperLink that goes away in a TLS handshake makes Flower's clients give up:
+        they take it for a certificate that is wrong.
         """
         for service, process in list(self.processes.items()):
             policy = self.services.get(service, {}).get("restart")
