@@ -234,7 +234,7 @@ def _epoch(
     if settings.horizontal_flip:
         mirrored = (torch.rand(len(data), generator=generator) < 0.5).to(device)
     total = torch.zeros((), device=device)
-    for rows in torch.split(order, settings.batch_size):
+    for rows in _batches(order, settings.batch_size, model.smallest_batch):
         batch = data.take(rows, mirrored=None if mirrored is None else mirrored[rows])
         loss = objective(model, batch)
         optimizer.zero_grad()
@@ -244,6 +244,24 @@ def _epoch(
         optimizer.step()
         total += loss.detach() * len(batch)
     return float(total) / len(data)
+
+
+def _batches(order: Tensor, size: int, smallest: int) -> list[Tensor]:
+    """Cut rows into batches; what is too small joins the one before, or is repeated.
+
+    Examples
+    --------
+    >>> [len(rows) for rows in _batches(torch.arange(9), size=4, smallest=2)]
+    [4, 5]
+    >>> _batches(torch.arange(1), size=4, smallest=2)
+    [tensor([0, 0])]
+    """
+    batches = list(torch.split(order, max(size, smallest)))
+    if len(batches[-1]) < smallest:
+        last = batches.pop()
+        before = batches.pop() if batches else last
+        batches.append(torch.cat([before, last]))
+    return batches
 
 
 @torch.inference_mode()

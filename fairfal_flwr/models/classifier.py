@@ -14,12 +14,18 @@ class Classifier(nn.Module):
         Maps images (N, channels, height, width) to features (N, D).
     head : nn.Linear
         Maps features (N, D) to logits (N, C).
+    smallest_batch : int, default 1
+        Images that training needs at once: 2 where BatchNorm sees maps of one pixel,
+        whose variance over one image does not exist.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Linear, *, smallest_batch: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.smallest_batch = smallest_batch
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape (N, C)."""

@@ -63,18 +63,18 @@ def from_torchvision(
     """
     if in_channels not in (1, COLORS):
         raise ValueError(f"takes 1 or {COLORS} channels, not {in_channels}")
-    _check(name, image_size)
+    smallest_batch = _check(name, image_size)
     network = _network(name, image_size, num_classes)
     place = _head_name(network, num_classes)
     head = network.get_submodule(place)
     assert isinstance(head, nn.Linear)
     _replace(network, place)
-    return Classifier(Backbone(network), head)
+    return Classifier(Backbone(network), head, smallest_batch=smallest_batch)
 
 
 @cache
-def _check(name: str, image_size: tuple[int, int]) -> None:
-    """Try the network on two images without memory or arithmetic, once."""
+def _check(name: str, image_size: tuple[int, int]) -> int:
+    """Try the network without memory or arithmetic; return its smallest batch."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -93,6 +93,11 @@ def _check(name: str, image_size: tuple[int, int]) -> None:
         raise ValueError(f"does not take {width}x{height} images: {reason}") from None
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError("is no classifier with one output")
+    try:
+        network.train()(images[:1])
+    except ValueError:  # of BatchNorm
+        return 2
+    return 1
 
 
 def _network(name: str, image_size: tuple[int, int], num_classes: int) -> nn.Module:

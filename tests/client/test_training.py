@@ -1,5 +1,7 @@
 """The training loop: schedules, stops, plugs and determinism."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -115,6 +117,17 @@ def test_a_last_batch_of_one_image_trains():
         lr=0.01,
         generator=generator(),
     )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_network_that_needs_two_images_gets_them(count, batch_size):
+    flat = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
+    model = Classifier(flat, nn.Linear(4, 3), smallest_batch=2)
+    data = LabeledImages(torch.rand(count, 1, 2, 2), torch.arange(count))
+    settings = TrainConfig(batch_size=batch_size)
+    loss = train_round(model, data, settings, lr=0.01, generator=generator())
+    assert math.isfinite(loss)
 
 
 @pytest.mark.parametrize(

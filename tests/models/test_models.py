@@ -113,6 +113,20 @@ def test_classifiers_of_torchvision(name, side, features):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side", "smallest"),
+    [("resnet18", 32, 2), ("resnet18", 64, 1), ("alexnet", 64, 1), ("vit_b_32", 32, 1)],
+)
+def test_batchnorm_over_one_pixel_needs_two_images(name, side, smallest):
+    model = build(f"torchvision:{name}", side, channels=3).train()
+    assert model.smallest_batch == smallest
+    assert model(torch.rand(smallest, 3, side, side)).isfinite().all()
+    if smallest == 2:
+        with pytest.raises(ValueError, match="more than 1 value"):
+            model(torch.rand(1, 3, side, side))
+
+
+@pytest.mark.slow
 def test_grey_images_go_into_torchvision_three_times():
     grey = build("torchvision:resnet18", 64).eval()
     color = build("torchvision:resnet18", 64, channels=3).eval()
