@@ -93,9 +93,17 @@ class Networks:
         load_weights(model, weights)
         return model
 
-    def outputs(self, model: Classifier, images: Tensor) -> Outputs:
-        """Run a network over images, in one pass."""
-        return Outputs(*predict(model, images, self.shard.mean, self.shard.std))
+    def outputs(self, model: Classifier, positions: Tensor) -> Outputs:
+        """Run a network over some images of the shard, in one pass."""
+        shard = self.shard
+        return Outputs(
+            *predict(model, shard.images, shard.mean, shard.std, rows=positions)
+        )
+
+    def test_outputs(self, model: Classifier) -> Outputs:
+        """Run a network over the test images of the shard, in one pass."""
+        shard = self.shard
+        return Outputs(*predict(model, shard.test_images, shard.mean, shard.std))
 
     def labeled_images(self, holdings: Holdings) -> LabeledImages:
         """Return the training set, normalized."""

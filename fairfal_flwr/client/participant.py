@@ -161,7 +161,7 @@ class Participant:
             none = [0] * num_classes
             return EvaluateReply(0, 0.0, 0.0, class_counts=none, class_hits=none)
         model = self.networks.with_weights(request.weights)
-        probs = self.networks.outputs(model, self.shard.test_images).probs
+        probs = self.networks.test_outputs(model).probs
         likelihood = probs.gather(1, labels[:, None]).clamp(min=1e-12)
         hits = labels[probs.argmax(dim=1) == labels]
         return EvaluateReply(
@@ -180,8 +180,7 @@ class Participant:
         if not len(labels):
             return ImbalanceReply(imbalance=1.0, seconds=perf_counter() - started)
         model = self.networks.with_weights(request.weights)
-        images = self.shard.images[holdings.labeled]
-        probs = self.networks.outputs(model, images).probs
+        probs = self.networks.outputs(model, holdings.labeled).probs
         counts = balanced_counts(
             labels, self.shard.num_classes, seed=self.config.fairfal.balance_seed
         )
@@ -281,10 +280,9 @@ class Participant:
         wanted = is_kept(self.config, request.round) and follows_changes(self.config)
         shown = self._shown(holdings, request.cycle + 1) if wanted else None
         positions = holdings.pool[:0] if shown is None else shown.pool
-        images = self.shard.images[positions]
 
         def predict() -> Tensor:
-            return self.networks.outputs(model, images).probs.argmax(dim=1)
+            return self.networks.outputs(model, positions).probs.argmax(dim=1)
 
         return PredictionChanges(predict, self.networks.sample_ids(positions))
 

@@ -145,8 +145,7 @@ class PoolQuery:
     def _compute_outputs(self, model: Model, split: Split) -> Outputs:
         network = self._model(model)
         started = perf_counter()
-        images = self.networks.shard.images[self._positions(split)]
-        outputs = self.networks.outputs(network, images)
+        outputs = self.networks.outputs(network, self._positions(split))
         self.times.outputs += perf_counter() - started
         return outputs
 

@@ -35,7 +35,11 @@ def as_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 @torch.no_grad()  # not inference_mode: a strategy may train on the outputs
 def predict(
-    model: Classifier, images: Tensor, mean: Sequence[float], std: Sequence[float]
+    model: Classifier,
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return class probabilities and features from one pass over the images.
 
@@ -47,19 +51,25 @@ def predict(
         On the model's device; not augmented.
     mean, std : sequence of float
         See `as_input`.
+    rows : Tensor, shape (M,), int64, optional
+        Which images, in which order; all of them by default. They are fetched batch by
+        batch, so what is mapped from disk is never in memory as a whole.
 
     Returns
     -------
-    probs : Tensor, shape (N, C), float32
+    probs : Tensor, shape (N, C), or (M, C) for `rows`, float32
         Softmax of the logits.
-    features : Tensor, shape (N, D), float32
+    features : Tensor, shape (N, D) or (M, D), float32
         Input of the linear layer.
     """
     was_training = model.training
     model.eval()
+    parts = torch.split(images if rows is None else rows, BATCH_SIZE)
     batches = [
-        model.features_and_logits(as_input(batch, mean, std))
-        for batch in torch.split(images, BATCH_SIZE)
+        model.features_and_logits(
+            as_input(part if rows is None else images[part], mean, std)
+        )
+        for part in parts
     ]
     model.train(was_training)
     features = torch.cat([features for features, _ in batches])

@@ -5,7 +5,7 @@ import torch
 
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.models import MODELS, build_model, input_rule
+from fairfal_flwr.models import MODELS, build_model, inference, input_rule, predict
 
 SMALLEST = {"cnn4": 16, "resnet10": 9, "resnet18": 9, "mobilenet": 9}
 FEATURES = {"cnn4": 64, "resnet10": 512, "resnet18": 512, "mobilenet": 1280}
@@ -140,3 +140,19 @@ def test_an_unknown_classifier_names_near_ones():
         build("torchvision:resnet81", 64, channels=3)
     with pytest.raises(ValueError, match="no such classifier"):
         build("torchvision:fasterrcnn_resnet50_fpn", 64, channels=3)
+
+
+def test_rows_are_predicted_as_if_they_were_all_there_is(monkeypatch):
+    monkeypatch.setattr(inference, "BATCH_SIZE", 4)
+    model = build("cnn4", 16, classes=3)
+    images = torch.randint(0, 256, (20, 1, 16, 16), dtype=torch.uint8)
+    rows = torch.tensor([19, 3, 3, 0, 7, 11])
+    for found, expected in zip(
+        predict(model, images, [0.5], [0.25], rows=rows),
+        predict(model, images[rows], [0.5], [0.25]),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
+    probs, features = predict(model, images, [0.5], [0.25], rows=rows[:0])
+    assert probs.shape == (0, 3)
+    assert len(features) == 0
