@@ -5,16 +5,15 @@ flwr-datasets takes seconds, and a client process starts anew for every message.
 """
 
 from fairfal_flwr.data.datasets import SOURCES, load_image_set
+from fairfal_flwr.data.deal import class_counts, partition_table
 from fairfal_flwr.data.image_set import ImageSet, Request, Source
 from fairfal_flwr.data.longtail import long_tail_counts, long_tail_rows
 from fairfal_flwr.data.partition import balanced_dirichlet, deal_by_proportions
 from fairfal_flwr.data.shard import (
     EvaluationSet,
     Shard,
-    class_counts,
     load_shard,
     load_test_set,
-    partition_table,
 )
 
 __all__ = [

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +12,11 @@ from torch import Tensor
 
 from fairfal_flwr.data.cache import Entry, ShardCache, stamp
 from fairfal_flwr.data.datasets import find_source, load_image_set, mean_and_std
-from fairfal_flwr.data.image_set import ImageSet, Request
-from fairfal_flwr.data.longtail import long_tail_rows
-from fairfal_flwr.data.partition import (
-    balanced_dirichlet,
-    client_sizes,
-    deal_by_proportions,
-    proportions_of,
-)
+from fairfal_flwr.data.deal import Rows, deal, request_of
+from fairfal_flwr.data.image_set import Request
 from fairfal_flwr.data.reading import image_buffer, reading
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.paths import state_root
-from fairfal_flwr.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from fairfal_flwr.config import DataConfig, RunConfig
@@ -32,15 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluationSet",
     "Shard",
-    "class_counts",
     "load_shard",
     "load_test_set",
-    "partition_table",
 ]
 
 log = logging.getLogger("fairfal.data")
 
-_Rows = npt.NDArray[np.int64]
 _CHUNK = 4096
 _DEAL = {"long_tail", "imbalance_ratio", "partitioner", "alpha", "classes_per_client"}
 
@@ -69,7 +58,7 @@ class Shard:
     """
 
     images: Tensor
-    sample_ids: _Rows
+    sample_ids: Rows
     test_images: Tensor
     test_labels: Tensor
     class_names: tuple[str, ...]
@@ -161,7 +150,7 @@ def load_shard(
             f"`partition-id` is {partition_id}; allowed: 0 to "
             f"{config.num_clients - 1}, since `num-clients` is {config.num_clients}."
         )
-    request = _request(config, data_path)
+    request = request_of(config, data_path)
     data = config.data
     cache = ShardCache(
         state_root(config.state_dir) / "shards", data.cache_mb, data.memory_mb
@@ -187,10 +176,10 @@ def load_test_set(config: "RunConfig") -> EvaluationSet:
     """
     if not config.data.server_test:
         return _without_images(config.data)
-    image_set = load_image_set(_request(config))
+    image_set = load_image_set(request_of(config))
     if not len(image_set.test_images):
         raise UserError(
-            f"{_request(config).place}, which has no test images for the server; add "
+            f"{request_of(config).place}, which has no test images for the server; add "
             "them, or set `data.server-test` to false."
         )
     return EvaluationSet(
@@ -199,69 +188,6 @@ def load_test_set(config: "RunConfig") -> EvaluationSet:
         class_names=image_set.class_names,
         mean=image_set.mean,
         std=image_set.std,
-    )
-
-
-def class_counts(config: "RunConfig") -> _Rows:
-    """Count the training images of each class at all clients, after the long tail.
-
-    Returns
-    -------
-    ndarray, shape (num_classes,)
-        int64; all 0 where the server cannot know them.
-
-    Raises
-    ------
-    UserError
-        If the image set cannot be loaded.
-    """
-    if not config.data.server_test:
-        return np.zeros(len(config.data.classes), dtype=np.int64)
-    image_set = load_image_set(_request(config))
-    if image_set.train_labels is None or not len(image_set.train_labels):
-        return np.zeros(image_set.num_classes, dtype=np.int64)
-    rows = _training_rows(_request(config), config.data, config.seed)
-    labels = image_set.train_labels.numpy()[rows]
-    return np.bincount(labels, minlength=image_set.num_classes)
-
-
-def partition_table(config: "RunConfig") -> tuple[_Rows, tuple[str, ...]]:
-    """Count the training images of each class at each client.
-
-    Returns
-    -------
-    counts : ndarray, shape (num_clients, num_classes)
-        int64.
-    class_names : tuple of str
-        The names of the columns.
-
-    Raises
-    ------
-    UserError
-        If the image set cannot be loaded or dealt, or its labels are unknown.
-    """
-    request = _request(config)
-    image_set = load_image_set(request)
-    if image_set.train_labels is None:
-        raise UserError(f"{request.place}, whose images have no labels to count.")
-    dealt, _ = _split(
-        request, config.data, config.seed, config.partition_seed, config.num_clients
-    )
-    labels = image_set.train_labels.numpy()
-    return _table(labels, dealt, image_set.num_classes), image_set.class_names
-
-
-def _request(config: "RunConfig", data_path: str = "") -> Request:
-    data = config.data
-    return Request(
-        name=data.name,
-        folder=data_path or config.data_dir,
-        class_names=data.classes,
-        image_size=data.image_size,
-        channels=data.channels,
-        normalization=data.normalization,
-        memory_mb=data.memory_mb,
-        key="data-path" if data_path else "data-dir",
     )
 
 
@@ -310,9 +236,7 @@ def _make(config: "RunConfig", request: Request, partition_id: int) -> Entry:
         rows = np.arange(len(image_set.train_images))
         test_rows = np.arange(len(image_set.test_images))
     else:
-        dealt, dealt_test = _split(
-            request, config.data, config.seed, config.partition_seed, config.num_clients
-        )
+        dealt, dealt_test = deal(config)
         rows, test_rows = dealt[partition_id], dealt_test[partition_id]
     images = _take(image_set.train_images, rows, request.memory_mb)
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -351,7 +275,7 @@ def _from_entry(entry: Entry) -> tuple[Shard, Tensor | None]:
     return shard, arrays.get("labels")
 
 
-def _take(images: Tensor, rows: _Rows, memory_mb: int) -> npt.NDArray[np.uint8]:
+def _take(images: Tensor, rows: Rows, memory_mb: int) -> npt.NDArray[np.uint8]:
     """Return some images, by ascending row, without a second copy in memory."""
     array: npt.NDArray[np.uint8] = images.numpy()
     if len(rows) == len(array):
@@ -361,123 +285,6 @@ def _take(images: Tensor, rows: _Rows, memory_mb: int) -> npt.NDArray[np.uint8]:
         part = slice(start, start + _CHUNK)
         taken[part] = array[rows[part]]
     return taken
-
-
-@lru_cache(maxsize=4)
-def _training_rows(request: Request, data: "DataConfig", seed: int) -> _Rows:
-    """Return the rows of the training set that the long tail keeps."""
-    image_set = load_image_set(request)
-    if image_set.train_labels is None:
-        if data.imbalance_ratio != 1:
-            raise UserError(
-                f"`data.imbalance-ratio` is {data.imbalance_ratio:g}; allowed: 1 where "
-                "the images have no labels."
-            )
-        return np.arange(len(image_set.train_images))
-    return long_tail_rows(
-        image_set.train_labels.numpy(),
-        data.imbalance_ratio,
-        numpy_generator(seed, "long-tail"),
-        num_classes=image_set.num_classes,
-        shape=data.long_tail,
-    )
-
-
-@lru_cache(maxsize=4)
-def _split(
-    request: Request,
-    data: "DataConfig",
-    seed: int,
-    partition_seed: int,
-    num_clients: int,
-) -> tuple[list[_Rows], list[_Rows]]:
-    """Return every client's rows of the training set and of the test set."""
-    image_set = load_image_set(request)
-    kept = _training_rows(request, data, seed)
-    generator = numpy_generator(partition_seed, "partition")
-    if image_set.train_labels is None:
-        dealt = _deal_unlabeled(kept, data, num_clients, generator)
-        proportions = np.full((num_clients, image_set.num_classes), 1 / num_clients)
-    else:
-        dealt, proportions = _deal(image_set, kept, data, num_clients, generator)
-    if idle := [client for client, rows in enumerate(dealt) if not len(rows)]:
-        raise UserError(
-            f"`data.partitioner` is {data.partitioner!r}, which leaves client "
-            f"{idle[0]} without any image; choose fewer clients or a larger "
-            "`data.alpha`."
-        )
-    test_rows = deal_by_proportions(
-        image_set.test_labels.numpy(),
-        proportions,
-        numpy_generator(partition_seed, "partition-test"),
-    )
-    return dealt, test_rows
-
-
-def _deal(
-    image_set: ImageSet,
-    kept: _Rows,
-    data: "DataConfig",
-    num_clients: int,
-    generator: np.random.Generator,
-) -> tuple[list[_Rows], npt.NDArray[np.float64]]:
-    """Deal labeled images; return rows per client and class-by-client proportions."""
-    assert image_set.train_labels is not None
-    labels = image_set.train_labels.numpy()
-    if data.partitioner == "balanced-dirichlet":
-        rows, proportions = balanced_dirichlet(
-            labels[kept],
-            num_clients,
-            data.alpha,
-            generator,
-            num_classes=image_set.num_classes,
-        )
-        return [kept[part] for part in rows], proportions
-    from fairfal_flwr.data.flower_partitioner import flower_deal
-
-    rows = flower_deal(
-        data.partitioner,
-        labels[kept],
-        num_clients,
-        generator,
-        alpha=data.alpha,
-        classes_per_client=data.classes_per_client,
-    )
-    dealt = [kept[part] for part in rows]
-    if unused := len(kept) - sum(map(len, dealt)):
-        log.warning(
-            "data.partitioner = %s: %d of %d images belong to no client",
-            data.partitioner,
-            unused,
-            len(kept),
-        )
-    return dealt, proportions_of(_table(labels, dealt, image_set.num_classes))
-
-
-def _deal_unlabeled(
-    kept: _Rows, data: "DataConfig", num_clients: int, generator: np.random.Generator
-) -> list[_Rows]:
-    """Deal images without labels, which is possible in equal parts only."""
-    if data.partitioner != "iid":
-        raise UserError(
-            f"`data.partitioner` is {data.partitioner!r}, which goes by labels, but "
-            "the images have none; allowed: iid, or `data-path` in each SuperNode's "
-            "node config."
-        )
-    if num_clients > len(kept):
-        raise UserError(
-            f"`num-clients` is {num_clients}; allowed: 1 to {len(kept)}, the number of "
-            "training images."
-        )
-    ends = np.cumsum(client_sizes(len(kept), num_clients))[:-1]
-    parts = np.split(generator.permutation(kept), ends)
-    return [np.sort(part) for part in parts]
-
-
-def _table(labels: _Rows, dealt: list[_Rows], num_classes: int) -> _Rows:
-    """Count the samples of each class at each client."""
-    counts = [np.bincount(labels[rows], minlength=num_classes) for rows in dealt]
-    return np.stack(counts)
 
 
 def _fingerprint(images: npt.NDArray[np.uint8]) -> str:

@@ -10,6 +10,7 @@ from image_files import write_npz
 
 from fairfal_flwr import files
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import deal as deal_module
 from fairfal_flwr.data import load_image_set, load_shard
 from fairfal_flwr.data import shard as shard_module
 from fairfal_flwr.data.cache import Entry, ShardCache
@@ -31,7 +32,7 @@ def run(tmp_path, **keys) -> RunConfig:
 
 
 def new_process() -> None:
-    for cached in (load_image_set, shard_module._split, shard_module._training_rows):
+    for cached in (load_image_set, deal_module._dealt, deal_module._training_rows):
         cached.cache_clear()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fairfal_flwr.config import DataConfig, RunConfig
 from fairfal_flwr.data import Request, load_image_set, load_shard
-from fairfal_flwr.data.shard import _training_rows
+from fairfal_flwr.data.deal import _training_rows
 from fairfal_flwr.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,8 @@ from fairfal_flwr.data import (
     long_tail_counts,
     partition_table,
 )
-from fairfal_flwr.data import (
-    shard as shard_module,
-)
+from fairfal_flwr.data import deal as deal_module
+from fairfal_flwr.data import shard as shard_module
 from fairfal_flwr.data.fashion_mnist import DEBIAN_FOLDER
 from fairfal_flwr.errors import UserError
 
@@ -110,9 +109,9 @@ def test_the_seed_changes_the_long_tail_where_the_partition_seed_is_held():
 
 
 def test_the_split_is_computed_once_for_all_clients():
-    shard_module._split.cache_clear()
+    deal_module._dealt.cache_clear()
     all_ids(config(seed=77))
-    assert shard_module._split.cache_info().misses == 1
+    assert deal_module._dealt.cache_info().misses == 1
 
 
 def test_sample_ids_of_one_shard_can_be_changed_without_harm():
