@@ -1,0 +1,102 @@
+"""How clients are asked, over a grid whose every answer is written down here."""
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
+
+from fairfal_flwr.config import FederationConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.server import clients as clients_module
+from fairfal_flwr.server.clients import Clients
+
+SERVER = 1
+NODES = (100, 200, 300)
+
+
+class ScriptedGrid:
+    """Gives what a script says, one entry for each time that it is looked at.
+
+    An entry holds the nodes that have answered since the last; -node is Flower's own
+    reply for a node that is gone, which says that it is from the server.
+    """
+
+    def __init__(self, *script, refused=()):
+        self.script = list(script)
+        self.refused = refused
+        self.looks = 0
+
+    def push_messages(self, messages):
+        self.sent = {m.metadata.dst_node_id: m for m in messages}
+        for node, message in self.sent.items():
+            message.metadata.__dict__["_message_id"] = f"to-{node}"
+        return [None if n in self.refused else f"to-{n}" for n in self.sent]
+
+    def pull_messages(self, message_ids):
+        self.looks += 1
+        entry = self.script.pop(0) if self.script else ()
+        assert {f"to-{abs(node)}" for node in entry} <= set(message_ids)
+        return [self._reply(node) for node in entry]
+
+    def _reply(self, node):
+        request = self.sent[abs(node)]
+        if node > 0:
+            return Message(RecordDict(), reply_to=request)
+        error = Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable")
+        reply = Message(error, reply_to=request)
+        reply.metadata.__dict__["_src_node_id"] = SERVER
+        return reply
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Let time pass by sleeping alone; be somebody to Flower's messages."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = SERVER
+    time = [0.0]
+    monkeypatch.setattr(clients_module, "monotonic", lambda: time[0])
+    monkeypatch.setattr(
+        clients_module, "sleep", lambda seconds: time.__setitem__(0, time[0] + seconds)
+    )
+    return time
+
+
+def send(grid, nodes=NODES, **federation):
+    clients = Clients(grid, FederationConfig(**federation))
+    clients.nodes = dict(enumerate(NODES))
+    messages = [Message(RecordDict(), node, "train") for node in nodes]
+    good, problems = clients.send(messages)
+    return list(good), problems
+
+
+def test_replies_come_in_the_order_of_the_clients_whoever_was_first():
+    assert send(ScriptedGrid((), (300,), (), (200, 100))) == ([100, 200, 300], [])
+
+
+def test_a_node_that_is_gone_is_named_at_once(clock):
+    good, problems = send(ScriptedGrid((100, -200), (300,)), round_timeout=60.0)
+    assert good == [100, 300]
+    assert problems == ["client 1: Node Unavailable"]
+    assert clock[0] < 1
+
+
+def test_who_does_not_answer_is_named_after_the_timeout(clock):
+    grid = ScriptedGrid((100,), (300,))
+    good, problems = send(grid, round_timeout=60.0)
+    assert good == [100, 300]
+    assert problems == ["client 1 did not answer within 60 s"]
+    assert 60 <= clock[0] <= 61
+
+
+def test_it_looks_often_at_first_and_once_a_second_later(clock):
+    grid = ScriptedGrid(*[()] * 1000)
+    send(grid, round_timeout=1.0)
+    assert 25 <= grid.looks <= 50
+    long = ScriptedGrid(*[()] * 10_000)
+    send(long, round_timeout=1000.0)
+    assert long.looks < 1200
+
+
+@pytest.mark.parametrize("refused", [(200,), NODES])
+def test_a_message_that_the_superlink_refuses_is_one_line(refused):
+    with pytest.raises(UserError, match="The SuperLink does not take the messages"):
+        send(ScriptedGrid(refused=refused))
