@@ -60,8 +60,12 @@ def make_objective(
     if name == "supervised":
         return supervised_loss
     rng = numpy_generator(config.seed, name, request.cycle, request.round, index)
-    batches = random_batches(size, config.train.batch_size, rng) if size else None
     server = networks.with_weights(request.weights)
+    batches = None
+    if size:
+        batches = random_batches(
+            size, config.train.batch_size, rng, smallest=server.smallest_batch
+        )
 
     def unlabeled(rows: Rows) -> Tensor:
         positions = torch.from_numpy(rows).to(holdings.pool.device)
@@ -276,7 +280,7 @@ def alignment(
 
 
 def random_batches(
-    size: int, batch_size: int, rng: np.random.Generator
+    size: int, batch_size: int, rng: np.random.Generator, *, smallest: int = 1
 ) -> Iterator[Rows]:
     """Yield the rows of mini-batches for ever, in a new order at every pass.
 
@@ -288,9 +292,14 @@ def random_batches(
         Rows in a mini-batch. What is left of a pass is dropped, unless it is all.
     rng : numpy.random.Generator
         Shuffles.
+    smallest : int, default 1
+        Rows that a mini-batch must have; they are repeated where there are too few.
     """
+    batch_size = max(batch_size, smallest)
     while True:
         order = rng.permutation(size)
+        if size < smallest:
+            order = np.resize(order, smallest)
         for start in range(0, max(1, size - batch_size + 1), batch_size):
             yield order[start : start + batch_size]
 

@@ -1,7 +1,6 @@
 """One client of a campaign: its shard, its ledger, its device."""
 
 import logging
-import math
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +23,7 @@ from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.networks import Holdings, Networks
 from fairfal_flwr.client.objectives import make_objective
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
-from fairfal_flwr.client.training import train_round
+from fairfal_flwr.client.training import steps_per_epoch, train_round
 from fairfal_flwr.client.variates import VariateFile
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import load_shard
@@ -124,12 +123,16 @@ class Participant:
         changes = self._follow(model, holdings, request)
         variate = self._control_variate(model, request)
         pull = proximal_pull(model, request.proximal_mu)
-        loss = 0.0
+        settings = self.config.train
+        loss, steps = 0.0, 0
         if len(data):
+            steps = settings.epochs * steps_per_epoch(
+                len(data), settings.batch_size, model.smallest_batch
+            )
             loss = train_round(
                 model,
                 data,
-                self.config.train,
+                settings,
                 lr=request.lr,
                 generator=torch_generator(
                     self.config.seed, "train", request.cycle, request.round, self.index
@@ -151,7 +154,7 @@ class Participant:
             loss=loss,
             seconds=perf_counter() - started,
             weights=model.state_dict(),
-            variate=self._advance(variate, request, len(data)) if variate else None,
+            variate=self._advance(variate, request, steps) if variate else None,
         )
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
@@ -317,16 +320,13 @@ class Participant:
         return ControlVariate(model, request.variate, own)
 
     def _advance(
-        self, variate: ControlVariate, request: TrainRequest, num_examples: int
+        self, variate: ControlVariate, request: TrainRequest, steps: int
     ) -> Weights:
         """Store the variate after training and return its change."""
-        settings = self.config.train
-        batches = math.ceil(num_examples / settings.batch_size)
-        if not batches:
+        if not steps:
             return {name: torch.zeros_like(own) for name, own in variate.own.items()}
-        new = variate.updated(
-            lr=request.lr, steps=settings.epochs * batches, momentum=settings.momentum
-        )
+        momentum = self.config.train.momentum
+        new = variate.updated(lr=request.lr, steps=steps, momentum=momentum)
         self.variates.write(
             used=(request.accepted, variate.own), new=(str(request.server_round), new)
         )

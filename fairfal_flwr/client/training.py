@@ -1,6 +1,5 @@
 """Local SGD: one loop for the federated rounds and for the local model."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -16,6 +15,7 @@ from fairfal_flwr.models import Classifier
 __all__ = [
     "LabeledImages",
     "Objective",
+    "steps_per_epoch",
     "supervised_loss",
     "train_distilled_model",
     "train_local_model",
@@ -142,7 +142,7 @@ def train_local_model(
     """
     steps = 1
     if local.lr_milestone_unit == "epoch":
-        steps = math.ceil(len(data) / settings.batch_size)
+        steps = steps_per_epoch(len(data), settings.batch_size, model.smallest_batch)
     optimizer = _optimizer(
         model, settings, settings.lr, decay_after=local.lr_milestone * steps
     )
@@ -233,7 +233,7 @@ def _epoch(
     mirrored = None
     if settings.horizontal_flip:
         mirrored = (torch.rand(len(data), generator=generator) < 0.5).to(device)
-    total = torch.zeros((), device=device)
+    total, count = torch.zeros((), device=device), 0
     for rows in _batches(order, settings.batch_size, model.smallest_batch):
         batch = data.take(rows, mirrored=None if mirrored is None else mirrored[rows])
         loss = objective(model, batch)
@@ -243,7 +243,20 @@ def _epoch(
             before_step()
         optimizer.step()
         total += loss.detach() * len(batch)
-    return float(total) / len(data)
+        count += len(batch)
+    return float(total) / count
+
+
+def steps_per_epoch(num_images: int, batch_size: int, smallest_batch: int = 1) -> int:
+    """Return how many batches an epoch has; what is left over and too small is none.
+
+    Examples
+    --------
+    >>> steps_per_epoch(9, batch_size=4), steps_per_epoch(9, 4, smallest_batch=2)
+    (3, 2)
+    """
+    whole, rest = divmod(num_images, max(batch_size, smallest_batch))
+    return max(1, whole + (rest >= smallest_batch))
 
 
 def _batches(order: Tensor, size: int, smallest: int) -> list[Tensor]:
@@ -256,12 +269,11 @@ def _batches(order: Tensor, size: int, smallest: int) -> list[Tensor]:
     >>> _batches(torch.arange(1), size=4, smallest=2)
     [tensor([0, 0])]
     """
-    batches = list(torch.split(order, max(size, smallest)))
-    if len(batches[-1]) < smallest:
-        last = batches.pop()
-        before = batches.pop() if batches else last
-        batches.append(torch.cat([before, last]))
-    return batches
+    if len(order) < smallest:
+        return [order.repeat(smallest)[:smallest]]
+    size = max(size, smallest)
+    whole = steps_per_epoch(len(order), size, smallest) - 1
+    return list(torch.split(order, [size] * whole + [len(order) - whole * size]))
 
 
 @torch.inference_mode()

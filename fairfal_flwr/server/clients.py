@@ -136,13 +136,15 @@ class Clients:
         """
         order = {node: client for client, node in self.nodes.items()}
         timeout = self.federation.round_timeout
-        replies = exchange(self.grid, messages, timeout)
+        replies, refused = exchange(self.grid, messages, timeout)
         good: dict[int, Message] = {}
         problems = []
         asked = [message.metadata.dst_node_id for message in messages]
         for node in sorted(asked, key=lambda node: order.get(node, node)):
             who = f"client {order[node]}" if node in order else f"SuperNode {node}"
-            if (reply := replies.get(node)) is None:
+            if node in refused:
+                problems.append(f"{who}: the SuperLink does not take its message")
+            elif (reply := replies.get(node)) is None:
                 problems.append(f"{who} did not answer within {timeout:g} s")
             elif problem := _problem(reply, check):
                 problems.append(f"{who}: {problem}")
@@ -177,7 +179,7 @@ class Clients:
 
 def exchange(
     grid: Grid, messages: Sequence[Message], timeout: float
-) -> dict[int, Message]:
+) -> tuple[dict[int, Message], set[int]]:
     """Send messages and wait for their replies.
 
     `Grid.send_and_receive` looks every 3 seconds in a deployment. This looks as often
@@ -195,33 +197,51 @@ def exchange(
 
     Returns
     -------
-    dict of int to Message
-        The replies that came, by the node that was asked. Flower's own reply for a node
-        that is gone is one of them, whoever it says it is from.
+    replies : dict of int to Message
+        Those that came, by the node that was asked. Flower's own for a node that is
+        gone is one of them, whoever it says it is from. What a node writes in place of
+        another, or twice, is left out.
+    refused : set of int
+        Nodes whose message the SuperLink does not take: they are no longer known.
 
     Raises
     ------
     UserError
-        If the SuperLink does not take a message.
+        If the SuperLink takes none, because they are too large.
     """
     nodes = [message.metadata.dst_node_id for message in messages]
     started = monotonic()
     sent = list(grid.push_messages(messages))
-    if len(sent) != len(nodes) or None in sent:
+    if len(sent) != len(nodes):
         raise UserError(
-            "The SuperLink does not take the messages of this run; its log says why. "
-            "They are as large as the model."
+            "The SuperLink does not take the messages of this run, which are as large "
+            "as the model; its log says why."
         )
-    waiting = dict(zip(sent, nodes, strict=True))
+    pairs = list(zip(sent, nodes, strict=True))
+    refused = {node for sent_id, node in pairs if not sent_id}
+    waiting = {sent_id: node for sent_id, node in pairs if sent_id}
     replies: dict[int, Message] = {}
     while True:
         for reply in grid.pull_messages(list(waiting)):
-            node = waiting.pop(reply.metadata.reply_to_message_id)
-            replies[node] = reply
+            asked = reply.metadata.reply_to_message_id
+            if _is_from(reply, waiting.get(asked)):
+                replies[waiting.pop(asked)] = reply
+            else:
+                log.warning("dropped a reply that is not from the client it is for")
         waited = monotonic() - started
         if not waiting or waited > timeout:
-            return replies
+            return replies, refused
         sleep(min(max(waited / 20, 0.02), 1.0))
+
+
+def _is_from(reply: Message, node: int | None) -> bool:
+    """Tell whether a reply is the asked node's own, or Flower's for it.
+
+    In a deployment a node itself writes which message it answers, and who it is.
+    """
+    return node is not None and (
+        reply.has_error() or reply.metadata.src_node_id == node
+    )
 
 
 def _again(message: Message) -> Message:

@@ -38,8 +38,8 @@ CODE = Path(__file__).parents[1]
 class RoundRow:
     """One line of rounds.csv; accuracies are fractions, blank where not measured.
 
-    Nobody tests a class without test images: its recall is nan here and blank or null
-    in the files.
+    Nobody tests a class without test images: its recall is nan here; blank, null or a
+    dash in the files.
     """
 
     cycle: int

@@ -161,6 +161,13 @@ def test_random_batches_go_over_all_rows_and_start_again():
     assert len(set(first) | set(third)) < 6 or not np.array_equal(first, third)
 
 
+def test_random_batches_repeat_rows_where_a_network_needs_more():
+    batches = random_batches(1, 1, np.random.default_rng(0), smallest=2)
+    assert next(batches).tolist() == next(batches).tolist() == [0, 0]
+    batches = random_batches(3, 1, np.random.default_rng(0), smallest=2)
+    assert len(set(next(batches).tolist())) == 2
+
+
 def test_random_batches_of_few_rows_are_all_of_them():
     batches = random_batches(2, 64, np.random.default_rng(0))
     assert [sorted(next(batches)) for _ in range(2)] == [[0, 1], [0, 1]]

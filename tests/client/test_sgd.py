@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from fairfal_flwr.client.sgd import SGD
 
+ROOT = Path(__file__).parents[2]
 MILESTONE, DECAY = 4, 0.1
 
 
@@ -54,12 +56,14 @@ def test_every_step_is_pytorchs(momentum, weight_decay, frozen):
 @pytest.mark.slow
 def test_a_training_process_does_not_import_a_compiler():
     program = (
-        "import sys, torch\n"
-        "from fairfal_flwr.client.sgd import SGD\n"
-        "weight = torch.ones(3, requires_grad=True)\n"
-        "optimizer = SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.0)\n"
-        "weight.sum().backward()\n"
-        "optimizer.step()\n"
+        "import sys, torch, client_app\n"
+        "from fairfal_flwr.client.training import LabeledImages, train_round\n"
+        "from fairfal_flwr.config import TrainConfig\n"
+        "from fairfal_flwr.models import build_model\n"
+        "model = build_model('cnn4', in_channels=1, image_size=(16, 16),\n"
+        "                    num_classes=2, seed=0)\n"
+        "data = LabeledImages(torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))\n"
+        "train_round(model, data, TrainConfig(), lr=0.1, generator=torch.Generator())\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

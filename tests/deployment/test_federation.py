@@ -212,7 +212,7 @@ def test_a_node_killed_in_a_round_comes_back_and_goes_on(secure):
     before = secure.log("supernode-2").count("Receiving: train")
     run = start_run(
         secure,
-        **{"campaign.num-cycles": 1, "campaign.num-rounds": 3},
+        **{"campaign.num-cycles": 1, "campaign.num-rounds": 5},
         **{"federation.round-timeout": 180.0},
     )
     secure.wait_for_log("supernode-2", "Receiving: train", before + 1)

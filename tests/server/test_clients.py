@@ -18,7 +18,8 @@ class ScriptedGrid:
     """Gives what a script says, one entry for each time that it is looked at.
 
     An entry holds the nodes that have answered since the last; -node is Flower's own
-    reply for a node that is gone, which says that it is from the server.
+    reply for a node that is gone, which says that it is from the server; (node, other)
+    is an answer of the first in place of the second.
     """
 
     def __init__(self, *script, refused=()):
@@ -30,15 +31,21 @@ class ScriptedGrid:
         self.sent = {m.metadata.dst_node_id: m for m in messages}
         for node, message in self.sent.items():
             message.metadata.__dict__["_message_id"] = f"to-{node}"
-        return [None if n in self.refused else f"to-{n}" for n in self.sent]
+        if set(self.refused) == set(self.sent):
+            return []  # as Flower does where they are too large
+        return ["" if n in self.refused else f"to-{n}" for n in self.sent]
 
     def pull_messages(self, message_ids):
         self.looks += 1
         entry = self.script.pop(0) if self.script else ()
-        assert {f"to-{abs(node)}" for node in entry} <= set(message_ids)
+        assert "" not in message_ids
         return [self._reply(node) for node in entry]
 
     def _reply(self, node):
+        if isinstance(node, tuple):
+            reply = self._reply(node[0])
+            reply.metadata.__dict__["_reply_to_message_id"] = f"to-{node[1]}"
+            return reply
         request = self.sent[abs(node)]
         if node > 0:
             return Message(RecordDict(), reply_to=request)
@@ -96,7 +103,18 @@ def test_it_looks_often_at_first_and_once_a_second_later(clock):
     assert long.looks < 1200
 
 
-@pytest.mark.parametrize("refused", [(200,), NODES])
-def test_a_message_that_the_superlink_refuses_is_one_line(refused):
-    with pytest.raises(UserError, match="The SuperLink does not take the messages"):
-        send(ScriptedGrid(refused=refused))
+def test_nobody_answers_for_another_or_twice(caplog):
+    grid = ScriptedGrid((100, (100, 200)), (100, (300, 999)), (200, 300))
+    assert send(grid) == ([100, 200, 300], [])
+    assert caplog.text.count("not from the client it is for") == 3
+
+
+def test_a_node_that_the_superlink_no_longer_knows_is_named():
+    good, problems = send(ScriptedGrid((100, 300), refused=(200,)))
+    assert good == [100, 300]
+    assert problems == ["client 1: the SuperLink does not take its message"]
+
+
+def test_messages_too_large_for_the_superlink_are_one_line():
+    with pytest.raises(UserError, match="as large as the model; its log says why"):
+        send(ScriptedGrid(refused=NODES))

@@ -30,6 +30,8 @@ ONE = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
 
 
 class Scalar(nn.Module):
+    smallest_batch = 1
+
     def __init__(self, value):
         super().__init__()
         self.w = nn.Parameter(torch.tensor([value], dtype=torch.float64))
