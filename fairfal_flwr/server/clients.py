@@ -18,6 +18,7 @@ __all__ = ["Check", "Clients"]
 log = logging.getLogger("fairfal.server")
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
+RESTART_SECONDS = 20.0  # a node is not back sooner
 Check = Callable[[Message], None]  # raises ValueError for a reply not to use
 
 
@@ -186,6 +187,10 @@ def exchange(
     as the wait so far justifies: a reply is seen at most a twentieth of its own time
     after it came, and at most a second.
 
+    A node that restarts has lost what it was doing, and Flower does not say so where it
+    is back before it was missed. It gets the request again: the same request gives the
+    same reply, and the first one that comes is taken.
+
     Parameters
     ----------
     grid : Grid
@@ -209,8 +214,40 @@ def exchange(
     UserError
         If the SuperLink takes none, because they are too large.
     """
-    nodes = [message.metadata.dst_node_id for message in messages]
+    activated = _activations(grid)
     started = monotonic()
+    waiting, refused = _push(grid, messages)
+    replies: dict[int, Message] = {}
+    while True:
+        for reply in grid.pull_messages(list(waiting)):
+            node = waiting.get(reply.metadata.reply_to_message_id)
+            if node is not None and _is_from(reply, node):
+                replies[node] = reply
+                waiting = {sent: n for sent, n in waiting.items() if n != node}
+            else:
+                log.warning("dropped a reply that is not from the client it is for")
+        waited = monotonic() - started
+        if not waiting or waited > timeout:
+            return replies, refused
+        if waited > RESTART_SECONDS:
+            now = activated | _activations(grid)
+            restarted = {n for n in waiting.values() if now.get(n) != activated.get(n)}
+            again = [m for m in messages if m.metadata.dst_node_id in restarted]
+            if again:
+                log.warning("%d client(s) restarted and are asked again", len(again))
+                waiting |= _push(grid, [_again(message) for message in again])[0]
+            activated = now
+        sleep(min(max(waited / 20, 0.02), 1.0))
+
+
+def _activations(grid: Grid) -> dict[int, str]:
+    """Return when each node that is online was activated, where the grid knows."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
+
+
+def _push(grid: Grid, messages: Sequence[Message]) -> tuple[dict[str, int], set[int]]:
+    """Send messages; return the nodes by message, and those no longer known."""
+    nodes = [message.metadata.dst_node_id for message in messages]
     sent = list(grid.push_messages(messages))
     if len(sent) != len(nodes):
         raise UserError(
@@ -218,30 +255,16 @@ def exchange(
             "as the model; its log says why."
         )
     pairs = list(zip(sent, nodes, strict=True))
-    refused = {node for sent_id, node in pairs if not sent_id}
-    waiting = {sent_id: node for sent_id, node in pairs if sent_id}
-    replies: dict[int, Message] = {}
-    while True:
-        for reply in grid.pull_messages(list(waiting)):
-            asked = reply.metadata.reply_to_message_id
-            if _is_from(reply, waiting.get(asked)):
-                replies[waiting.pop(asked)] = reply
-            else:
-                log.warning("dropped a reply that is not from the client it is for")
-        waited = monotonic() - started
-        if not waiting or waited > timeout:
-            return replies, refused
-        sleep(min(max(waited / 20, 0.02), 1.0))
+    taken = {message_id: node for message_id, node in pairs if message_id}
+    return taken, {node for message_id, node in pairs if not message_id}
 
 
-def _is_from(reply: Message, node: int | None) -> bool:
+def _is_from(reply: Message, node: int) -> bool:
     """Tell whether a reply is the asked node's own, or Flower's for it.
 
     In a deployment a node itself writes which message it answers, and who it is.
     """
-    return node is not None and (
-        reply.has_error() or reply.metadata.src_node_id == node
-    )
+    return reply.has_error() or reply.metadata.src_node_id == node
 
 
 def _again(message: Message) -> Message:

@@ -3,6 +3,7 @@
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from fairfal_flwr.config import FederationConfig
@@ -22,12 +23,19 @@ class ScriptedGrid:
     is an answer of the first in place of the second.
     """
 
-    def __init__(self, *script, refused=()):
+    def __init__(self, *script, refused=(), restart=None):
+        self.restart = restart  # of node 200, at this look
         self.script = list(script)
         self.refused = refused
         self.looks = 0
+        self.pushed = []
+        self.born = dict.fromkeys(NODES, "yesterday")
+
+    def get_nodes(self):
+        return [NodeInfo(node_id=n, last_activated_at=self.born[n]) for n in NODES]
 
     def push_messages(self, messages):
+        self.pushed += [message.metadata.dst_node_id for message in messages]
         self.sent = {m.metadata.dst_node_id: m for m in messages}
         for node, message in self.sent.items():
             message.metadata.__dict__["_message_id"] = f"to-{node}"
@@ -37,6 +45,8 @@ class ScriptedGrid:
 
     def pull_messages(self, message_ids):
         self.looks += 1
+        if self.looks == self.restart:
+            self.born[200] = "today"
         entry = self.script.pop(0) if self.script else ()
         assert "" not in message_ids
         return [self._reply(node) for node in entry]
@@ -92,6 +102,14 @@ def test_who_does_not_answer_is_named_after_the_timeout(clock):
     assert good == [100, 300]
     assert problems == ["client 1 did not answer within 60 s"]
     assert 60 <= clock[0] <= 61
+
+
+def test_a_node_that_restarted_is_asked_again_and_once(clock):
+    script = [(100, 300), *[()] * 200, (200,)]
+    grid = ScriptedGrid(*script, restart=30)
+    assert send(grid, round_timeout=3600.0) == ([100, 200, 300], [])
+    assert grid.pushed == [100, 200, 300, 200]
+    assert clock[0] > 20
 
 
 def test_it_looks_often_at_first_and_once_a_second_later(clock):
