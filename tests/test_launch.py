@@ -1,5 +1,6 @@
 """`fairfal run` and the SuperLink of its own."""
 
+import functools
 import os
 import signal
 import socket
@@ -300,6 +301,8 @@ def test_a_signal_stops_the_run_and_leaves_nothing(app, number, status):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell starts what runs in its background with SIGINT ignored.
+        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
     )
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
