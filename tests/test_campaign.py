@@ -285,7 +285,7 @@ def test_a_campaign_runs_on_cuda_and_keeps_the_shard_there(small):
 @pytest.mark.parametrize(
     ("mistake", "line"),
     [
-        ({"num-clients": 5000}, "`num-clients`"),
+        ({"num-clients": 2000}, "`num-clients`"),
         ({"data.name": "fashion-mnist", "data-dir": "/no/such/folder"}, "data-dir"),
         ({"output-dir": "/dev/null/runs"}, "`output-dir`"),
         ({"device": "cuda"}, "`device` is 'cuda'"),

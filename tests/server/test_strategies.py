@@ -174,7 +174,14 @@ def test_integers_do_not_travel_and_stay(tmp_path):
     assert [int(count) for count in counts] == [0] * 4
 
 
-@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi", "qfedavg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fedadam",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("fedavgm", "fedyogi")),
+        pytest.param("qfedavg", marks=pytest.mark.slow),
+    ],
+)
 def test_server_optimizers_average_batchnorms_statistics(tmp_path, name):
     """After one round the statistics are FedAvg's; the parameters are not."""
     short = {"campaign.num-cycles": 1, "campaign.num-rounds": 1}
