@@ -39,7 +39,7 @@ ALLOWED = {
     "client/node.py": {"flwr.app"},
     "client/mods.py": {"flwr.app", "flwr.clientapp.mod"},
     "server/campaign.py": {"flwr.app", "flwr.serverapp"},
-    "server/clients.py": {"flwr.app", "flwr.serverapp"},
+    "server/clients.py": {"flwr.app", "flwr.serverapp", "flwr.common.constant"},
     "server/strategies.py": {"flwr.app", "flwr.serverapp"},
     "server/scaffold.py": {"flwr.app", "flwr.serverapp"},
     "server/replies.py": {"flwr.app"},

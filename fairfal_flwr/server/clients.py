@@ -6,6 +6,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fairfal_flwr.config import FederationConfig
@@ -128,16 +129,20 @@ class Clients:
         )
 
     def send(
-        self, messages: Sequence[Message], check: Check | None = None
+        self,
+        messages: Sequence[Message],
+        check: Check | None = None,
+        *,
+        patient: bool = False,
     ) -> tuple[dict[int, Message], list[str]]:
         """Send messages; return the good replies by node, and what is wrong otherwise.
 
         Both are in the order of the clients, which makes sums, and so the run,
-        independent of who answered first.
+        independent of who answered first. `patient`: see `exchange`.
         """
         order = {node: client for client, node in self.nodes.items()}
         timeout = self.federation.round_timeout
-        replies, refused = exchange(self.grid, messages, timeout)
+        replies, refused = exchange(self.grid, messages, timeout, patient=patient)
         good: dict[int, Message] = {}
         problems = []
         asked = [message.metadata.dst_node_id for message in messages]
@@ -156,7 +161,8 @@ class Clients:
     def _ask_all(self, request: Request, nodes: Iterable[int]) -> dict[int, Message]:
         content, kind = request.to_content(), request.message_type
         good, problems = self.send(
-            [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+            [Message(content, dst_node_id=node, message_type=kind) for node in nodes],
+            patient=True,
         )
         if problems:
             raise UserError("; ".join(problems))
@@ -179,7 +185,7 @@ class Clients:
 
 
 def exchange(
-    grid: Grid, messages: Sequence[Message], timeout: float
+    grid: Grid, messages: Sequence[Message], timeout: float, *, patient: bool = False
 ) -> tuple[dict[int, Message], set[int]]:
     """Send messages and wait for their replies.
 
@@ -199,6 +205,9 @@ def exchange(
         At most one for each node.
     timeout : float
         Seconds to wait.
+    patient : bool, default False
+        Wait for a node that is gone, and ask it again when it is back, in place of
+        taking Flower's reply for it.
 
     Returns
     -------
@@ -218,25 +227,32 @@ def exchange(
     started = monotonic()
     waiting, refused = _push(grid, messages)
     replies: dict[int, Message] = {}
+    gone: set[int] = set()
     while True:
         for reply in grid.pull_messages(list(waiting)):
             node = waiting.get(reply.metadata.reply_to_message_id)
-            if node is not None and _is_from(reply, node):
-                replies[node] = reply
-                waiting = {sent: n for sent, n in waiting.items() if n != node}
-            else:
+            if node is None or not _is_from(reply, node):
                 log.warning("dropped a reply that is not from the client it is for")
+                continue
+            waiting = {sent: n for sent, n in waiting.items() if n != node}
+            if patient and _is_gone(reply):
+                gone.add(node)
+                log.warning("SuperNode %d is gone; waiting until it is back", node)
+            else:
+                replies[node] = reply
         waited = monotonic() - started
-        if not waiting or waited > timeout:
+        if not (waiting or gone) or waited > timeout:
             return replies, refused
-        if waited > RESTART_SECONDS:
-            now = activated | _activations(grid)
-            restarted = {n for n in waiting.values() if now.get(n) != activated.get(n)}
-            again = [m for m in messages if m.metadata.dst_node_id in restarted]
+        if gone or waited > RESTART_SECONDS:
+            online = _activations(grid)
+            restarted = {n for n, at in online.items() if at != activated.get(n)}
+            back = restarted & set(waiting.values()) | gone & set(online)
+            again = [m for m in messages if m.metadata.dst_node_id in back]
             if again:
                 log.warning("%d client(s) restarted and are asked again", len(again))
                 waiting |= _push(grid, [_again(message) for message in again])[0]
-            activated = now
+            gone -= back
+            activated |= online
         sleep(min(max(waited / 20, 0.02), 1.0))
 
 
@@ -265,6 +281,10 @@ def _is_from(reply: Message, node: int) -> bool:
     In a deployment a node itself writes which message it answers, and who it is.
     """
     return reply.has_error() or reply.metadata.src_node_id == node
+
+
+def _is_gone(reply: Message) -> bool:
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def _again(message: Message) -> Message:

@@ -227,6 +227,20 @@ def test_a_node_killed_in_a_round_comes_back_and_goes_on(secure):
     assert (clients[0], clients[-1]) == ("2", "3")
 
 
+def test_a_node_killed_in_a_query_is_waited_for(secure):
+    before = secure.log("supernode-3").count("Receiving: query.select")
+    run = start_run(secure, **{"campaign.num-cycles": 1})
+    secure.wait_for_log("supernode-3", "Receiving: query.select", before + 1)
+    secure.kill(*site(3))
+    secure.start("superexec-clientapp-3")
+    secure.start_again("supernode-3")
+    record = run.wait()
+    assert record["status"] == COMPLETED, run.output
+    folder = results(secure, run)
+    assert_nothing_is_lost(secure, folder, cycles=1)
+    assert clients_by_round(folder) == ["3"]
+
+
 def test_without_tls_the_same_look_finds_what_it_looks_for(
     docker, variables, images, tmp_path
 ):

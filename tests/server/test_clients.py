@@ -8,6 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import StatusRequest
 from fairfal_flwr.server import clients as clients_module
 from fairfal_flwr.server.clients import Clients
 
@@ -23,7 +24,8 @@ class ScriptedGrid:
     is an answer of the first in place of the second.
     """
 
-    def __init__(self, *script, refused=(), restart=None):
+    def __init__(self, *script, refused=(), restart=None, offline=()):
+        self.offline = offline  # the looks at which node 200 is away
         self.restart = restart  # of node 200, at this look
         self.script = list(script)
         self.refused = refused
@@ -31,8 +33,12 @@ class ScriptedGrid:
         self.pushed = []
         self.born = dict.fromkeys(NODES, "yesterday")
 
+    def get_node_ids(self):
+        return list(NODES)
+
     def get_nodes(self):
-        return [NodeInfo(node_id=n, last_activated_at=self.born[n]) for n in NODES]
+        online = [n for n in NODES if n != 200 or self.looks not in self.offline]
+        return [NodeInfo(node_id=n, last_activated_at=self.born[n]) for n in online]
 
     def push_messages(self, messages):
         self.pushed += [message.metadata.dst_node_id for message in messages]
@@ -110,6 +116,26 @@ def test_a_node_that_restarted_is_asked_again_and_once(clock):
     assert send(grid, round_timeout=3600.0) == ([100, 200, 300], [])
     assert grid.pushed == [100, 200, 300, 200]
     assert clock[0] > 20
+
+
+def test_a_question_to_all_waits_for_a_node_that_is_gone(caplog):
+    script = [(100, 300), (), (-200,), *[()] * 8, (200,)]
+    grid = ScriptedGrid(*script, offline=range(2, 9))
+    clients = Clients(grid, FederationConfig())
+    clients.nodes = dict(enumerate(NODES))
+    replies = clients._ask_all(StatusRequest(campaign="c"), NODES)
+    assert list(replies) == [100, 200, 300]
+    assert grid.pushed == [100, 200, 300, 200]
+    assert "SuperNode 200 is gone; waiting" in caplog.text
+
+
+def test_a_question_to_all_ends_if_the_node_stays_away():
+    grid = ScriptedGrid((100, 300, -200), offline=range(10_000))
+    clients = Clients(grid, FederationConfig(round_timeout=60.0))
+    clients.nodes = dict(enumerate(NODES))
+    with pytest.raises(UserError, match="client 1 did not answer within 60 s"):
+        clients._ask_all(StatusRequest(campaign="c"), NODES)
+    assert grid.pushed == [100, 200, 300]
 
 
 def test_it_looks_often_at_first_and_once_a_second_later(clock):
