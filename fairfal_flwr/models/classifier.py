@@ -2,7 +2,19 @@
 
 from torch import Tensor, nn
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "require_side"]
+
+
+def require_side(image_size: tuple[int, int], least: int) -> None:
+    """Refuse images with a side below `least` pixels.
+
+    Raises
+    ------
+    ValueError
+        If one is.
+    """
+    if min(image_size) < least:
+        raise ValueError(f"needs images of at least {least}x{least} pixels")
 
 
 class Classifier(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fairfal_flwr.models.classifier import Classifier
+from fairfal_flwr.models.classifier import Classifier, require_side
 
 __all__ = ["cnn4"]
 
@@ -44,8 +44,7 @@ def cnn4(in_channels: int, image_size: tuple[int, int], num_classes: int) -> Cla
     """
     height, width = image_size
     shrink = 2**NUM_BLOCKS
-    if min(height, width) < shrink:
-        raise ValueError(f"needs images of at least {shrink}x{shrink} pixels")
+    require_side(image_size, shrink)
     head = nn.Linear(WIDTH * (height // shrink) * (width // shrink), num_classes)
     nn.init.zeros_(head.bias)
     blocks = [_block(in_channels), *(_block(WIDTH) for _ in range(NUM_BLOCKS - 1))]

@@ -7,7 +7,7 @@ MobileNetV2: Inverted Residuals and Linear Bottlenecks
 
 from torch import Tensor, nn
 
-from fairfal_flwr.models.classifier import Classifier
+from fairfal_flwr.models.classifier import Classifier, require_side
 
 __all__ = ["mobilenet"]
 
@@ -88,20 +88,10 @@ def mobilenet(
 
     Parameters
     ----------
-    in_channels : int
-        Channels of the images.
-    image_size : tuple of int
-        Height and width, at least 9, so that a batch of one can be normalized.
-    num_classes : int
-        Number of classes C.
-
-    Raises
-    ------
-    ValueError
-        If the images are too small.
+    in_channels, image_size, num_classes
+        As for `resnet18`, the smallest image too.
     """
-    if min(image_size) < MIN_SIDE:
-        raise ValueError(f"needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels")
+    require_side(image_size, MIN_SIDE)
     layers = _unit(in_channels, STEM_WIDTH, 3)
     width = STEM_WIDTH
     for expansion, channels, count, first_stride in STAGES:

@@ -10,7 +10,7 @@ image 8x8 before the first block; here it is one 3x3 convolution of stride 1.
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from fairfal_flwr.models.classifier import Classifier
+from fairfal_flwr.models.classifier import Classifier, require_side
 
 __all__ = ["resnet10", "resnet18"]
 
@@ -59,8 +59,7 @@ def _resnet(
     image_size: tuple[int, int],
     num_classes: int,
 ) -> Classifier:
-    if min(image_size) < MIN_SIDE:
-        raise ValueError(f"needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels")
+    require_side(image_size, MIN_SIDE)
     width = STAGE_WIDTHS[0]
     stem = [_conv3x3(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
     blocks = []
