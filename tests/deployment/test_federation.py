@@ -135,6 +135,27 @@ def clients_by_round(folder: Path) -> list[str]:
         return [row["clients"] for row in csv.DictReader(stream)]
 
 
+def clients_of_a_run_with_a_kill(
+    deployed: Federation, number: int, message: str, **changes
+) -> list[str]:
+    """Run a cycle, kill a site while it works on a message and start it again.
+
+    Nothing may be lost. Returns how many clients took part in each round.
+    """
+    supernode, superexec = site(number)
+    before = deployed.log(supernode).count(f"Receiving: {message}")
+    run = start_run(deployed, **{"campaign.num-cycles": 1}, **changes)
+    deployed.wait_for_log(supernode, f"Receiving: {message}", before + 1)
+    deployed.kill(supernode, superexec)
+    deployed.start(superexec)
+    deployed.start_again(supernode)
+    record = run.wait()
+    assert record["status"] == COMPLETED, run.output
+    folder = results(deployed, run)
+    assert_nothing_is_lost(deployed, folder, cycles=1)
+    return clients_by_round(folder)
+
+
 def without(words: list[str], option: str) -> list[str]:
     """Return a SuperNode's command without one option and its value."""
     place = words.index(option)
@@ -209,36 +230,13 @@ def test_a_restarted_superlink_knows_its_nodes_and_runs(secure):
 
 
 def test_a_node_killed_in_a_round_comes_back_and_goes_on(secure):
-    before = secure.log("supernode-2").count("Receiving: train")
-    run = start_run(
-        secure,
-        **{"campaign.num-cycles": 1, "campaign.num-rounds": 5},
-        **{"federation.round-timeout": 180.0},
-    )
-    secure.wait_for_log("supernode-2", "Receiving: train", before + 1)
-    secure.kill(*site(2))
-    secure.start("superexec-clientapp-2")
-    secure.start_again("supernode-2")
-    record = run.wait()
-    assert record["status"] == COMPLETED, run.output
-    folder = results(secure, run)
-    assert_nothing_is_lost(secure, folder, cycles=1)
-    clients = clients_by_round(folder)
+    short = {"campaign.num-rounds": 5, "federation.round-timeout": 180.0}
+    clients = clients_of_a_run_with_a_kill(secure, 2, "train", **short)
     assert (clients[0], clients[-1]) == ("2", "3")
 
 
 def test_a_node_killed_in_a_query_is_waited_for(secure):
-    before = secure.log("supernode-3").count("Receiving: query.select")
-    run = start_run(secure, **{"campaign.num-cycles": 1})
-    secure.wait_for_log("supernode-3", "Receiving: query.select", before + 1)
-    secure.kill(*site(3))
-    secure.start("superexec-clientapp-3")
-    secure.start_again("supernode-3")
-    record = run.wait()
-    assert record["status"] == COMPLETED, run.output
-    folder = results(secure, run)
-    assert_nothing_is_lost(secure, folder, cycles=1)
-    assert clients_by_round(folder) == ["3"]
+    assert clients_of_a_run_with_a_kill(secure, 3, "query.select") == ["3"]
 
 
 def test_without_tls_the_same_look_finds_what_it_looks_for(
