@@ -107,13 +107,14 @@ class Option:
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
-    """Return the keyword options of a strategy's function, in the order declared.
+    """Return the options of a strategy's function, in the order declared.
 
     Parameters
     ----------
     function : callable
         ``(context, budget, *, option: Annotated[int, Range(ge=1)] = 3, …)`` with a
-        NumPy-style docstring. A parameter without a type takes that of its default.
+        NumPy-style docstring, or a dataclass. Options are what has a default; one
+        without a type takes that of its default.
 
     Examples
     --------
@@ -131,12 +132,10 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """
     hints = get_type_hints(function, include_extras=True)
     meanings = _meanings(inspect.getdoc(function) or "")
-    parameters = list(inspect.signature(function).parameters.values())[2:]
     return {
-        parameter.name: _option(
-            parameter, hints.get(parameter.name), meanings.get(parameter.name, "")
-        )
-        for parameter in parameters
+        name: _option(parameter, hints.get(name), meanings.get(name, ""))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
     }
 
 
