@@ -39,7 +39,6 @@ BASE = {
     "distill.max-epochs": 6,
     "distill.patience": 1,
     "distill.lr-factor": 1.0,
-    "ifal.num-neighbors": 12,
 }
 
 CASES: dict[str, dict[str, Any]] = {
@@ -74,9 +73,10 @@ CASES: dict[str, dict[str, Any]] = {
         "kcfu.start-round": 1,
         "federation.fraction-train": 0.6,
     },
-    "ifal": {"query.strategy": "ifal"},
-    "ifal-corrected": {
+    "ifal": {"query.strategy": "ifal", "ifal.num-neighbors": 5},  # enough candidates
+    "ifal-corrected": {  # too few at two clients, by U and by U1
         "query.strategy": "ifal",
+        "ifal.num-neighbors": 30,
         "ifal.quirks": "corrected",
         "distill.quirks": "corrected",
     },
@@ -84,7 +84,7 @@ CASES: dict[str, dict[str, Any]] = {
         "query.strategy": "chase",
         "chase.subset": 20,
         "query.max-pool": 40,
-        "campaign.num-cycles": 3,
+        "campaign.num-cycles": 4,
         "train.objective": "alignment",
     },
     "chase-alignment-corrected": {
