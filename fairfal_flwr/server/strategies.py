@@ -24,27 +24,27 @@ from flwr.serverapp.strategy import (
     Krum,
     MultiKrum,
     QFedAvg,
-    Strategy,
 )
 
 from fairfal_flwr.config import FederationConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import ARRAYS
-from fairfal_flwr.server.privacy import EQUAL_WEIGHT, adds_noise, make_private, renew
+from fairfal_flwr.server.privacy import EQUAL_WEIGHT, adds_noise
+from fairfal_flwr.server.sampling import round_size
 from fairfal_flwr.server.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "Averaging", "make_strategy", "quorum", "restart"]
+__all__ = ["STRATEGIES", "Aggregation", "make_strategy", "quorum"]
 
 
 class _OptimizesParametersOnly(FedAvg):
-    """Hides BatchNorm's statistics from a strategy and averages them as FedAvg does.
+    """Hides BatchNorm's buffers from a strategy and averages them as FedAvg does.
 
-    A server optimizer takes the mean update for a gradient, which statistics do not
+    A server optimizer takes the mean update for a gradient, which buffers do not
     have: an adaptive step would drive variances below zero, and their changes, which
     are large, would rule every norm.
     """
 
-    statistics: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -59,7 +59,7 @@ class _OptimizesParametersOnly(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the statistics, let the strategy aggregate the parameters."""
+        """Average the buffers, let the strategy aggregate the parameters."""
         replies = list(replies)
         means, _ = FedAvg.aggregate_train(self, server_round, replies)
         for reply in replies:
@@ -71,7 +71,7 @@ class _OptimizesParametersOnly(FedAvg):
         return arrays, metrics
 
     def _parameters(self, arrays: ArrayRecord) -> ArrayRecord:
-        kept = {name: a for name, a in arrays.items() if name not in self.statistics}
+        kept = {name: a for name, a in arrays.items() if name not in self.buffers}
         return ArrayRecord(kept)
 
 
@@ -91,7 +91,7 @@ class _QFedAvg(_OptimizesParametersOnly, QFedAvg): ...
 
 
 @dataclass(frozen=True)
-class Averaging:
+class Aggregation:
     """A strategy, what it takes of the config, and how many replies it needs.
 
     Parameters
@@ -102,14 +102,21 @@ class Averaging:
         Keys of `FederationConfig` that are arguments of the class.
     least_replies : callable
         Fewest replies it works with, given the hostile clients to withstand.
+    remembers : tuple of str
+        Attributes that it carries from round to round.
+    has_variates : bool, default False
+        Whether each client also sends the change of a control variate.
     """
 
     build: type[FedAvg]
     arguments: tuple[str, ...] = ()
     least_replies: Callable[[int], int] = lambda _: 1
+    remembers: tuple[str, ...] = ()
+    has_variates: bool = False
 
 
 _ADAPTIVE = ("eta", "beta_1", "beta_2", "tau")
+_MOMENTS = ("m_t", "v_t")
 _MULTIKRUM = ("num_malicious_nodes", "num_nodes_to_select")
 
 
@@ -123,34 +130,48 @@ def _bulyan_least(hostile: int) -> int:
     return 4 * hostile + 3
 
 
-STRATEGIES: dict[str, Averaging] = {
-    "fedavg": Averaging(FedAvg),
-    "fedavgm": Averaging(_FedAvgM, ("server_learning_rate", "server_momentum")),
-    "fedprox": Averaging(FedProx, ("proximal_mu",)),
-    "scaffold": Averaging(Scaffold, ("server_learning_rate",)),
-    "fedadam": Averaging(_FedAdam, _ADAPTIVE),
-    "fedadagrad": Averaging(_FedAdagrad, ("eta", "tau")),
-    "fedyogi": Averaging(_FedYogi, _ADAPTIVE),
-    "qfedavg": Averaging(_QFedAvg, ("q", "client_learning_rate")),
-    "fedmedian": Averaging(FedMedian),
-    "fedtrimmedavg": Averaging(FedTrimmedAvg, ("beta",)),
-    "krum": Averaging(Krum, ("num_malicious_nodes",), _krum_least),
-    "multikrum": Averaging(MultiKrum, _MULTIKRUM, _krum_least),
-    "bulyan": Averaging(Bulyan, ("num_malicious_nodes",), _bulyan_least),
+STRATEGIES: dict[str, Aggregation] = {
+    "fedavg": Aggregation(FedAvg),
+    "fedavgm": Aggregation(
+        _FedAvgM,
+        ("server_learning_rate", "server_momentum"),
+        remembers=("momentum_vector",),
+    ),
+    "fedprox": Aggregation(FedProx, ("proximal_mu",)),
+    "scaffold": Aggregation(
+        Scaffold,
+        ("server_learning_rate",),
+        remembers=("variate", "accepted"),
+        has_variates=True,
+    ),
+    "fedadam": Aggregation(_FedAdam, _ADAPTIVE, remembers=_MOMENTS),
+    "fedadagrad": Aggregation(_FedAdagrad, ("eta", "tau"), remembers=_MOMENTS),
+    "fedyogi": Aggregation(_FedYogi, _ADAPTIVE, remembers=_MOMENTS),
+    "qfedavg": Aggregation(_QFedAvg, ("q", "client_learning_rate")),
+    "fedmedian": Aggregation(FedMedian),
+    "fedtrimmedavg": Aggregation(FedTrimmedAvg, ("beta",)),
+    "krum": Aggregation(Krum, ("num_malicious_nodes",), _krum_least),
+    "multikrum": Aggregation(MultiKrum, _MULTIKRUM, _krum_least),
+    "bulyan": Aggregation(Bulyan, ("num_malicious_nodes",), _bulyan_least),
 }
 
 
+ClientOf = Callable[[int], int]
+
+
 def make_strategy(
-    config: RunConfig, statistics: frozenset[str] = frozenset()
-) -> Strategy:
-    """Return the strategy that `federation` and `privacy` describe.
+    config: RunConfig, buffers: frozenset[str], client_of: ClientOf
+) -> FedAvg:
+    """Return the strategy that section `federation` describes, without a memory.
 
     Parameters
     ----------
     config : RunConfig
         The run.
-    statistics : frozenset of str
-        Entries of the state dict that have no gradient (`Evaluator.statistics`).
+    buffers : frozenset of str
+        Entries of the state dict that have no gradient (`Evaluator.buffers`).
+    client_of : callable
+        From Flower's node id to the client's index.
 
     Raises
     ------
@@ -160,18 +181,28 @@ def make_strategy(
     """
     _refuse_foreign_arguments(config.federation)
     _refuse_too_few_clients(config)
-    return make_private(_build(config, statistics), config)
-
-
-def restart(
-    strategy: Strategy, config: RunConfig, statistics: frozenset[str] = frozenset()
-) -> Strategy:
-    """Return the strategy for a model that starts afresh.
-
-    Momenta and variates belong to the old model and are forgotten; the privacy spent
-    and an adapted clipping norm are kept.
-    """
-    return renew(strategy, _build(config, statistics))
+    federation = config.federation
+    entry = STRATEGIES[federation.strategy]
+    keywords: dict[str, Any] = {
+        name: getattr(federation, name) for name in entry.arguments
+    }
+    keywords |= dict.fromkeys(
+        ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1
+    )
+    if adds_noise(config.privacy):
+        keywords["weighted_by_key"] = EQUAL_WEIGHT
+    if entry.build is Scaffold:
+        keywords |= {"num_clients": config.num_clients}
+        keywords |= {"buffers": buffers, "client_of": client_of}
+    if entry.build is _QFedAvg:
+        keywords["client_learning_rate"] = (
+            federation.client_learning_rate or config.train.lr
+        )
+        keywords["train_loss_key"] = "loss"
+    strategy = entry.build(**keywords)
+    if isinstance(strategy, _OptimizesParametersOnly):
+        strategy.buffers = buffers
+    return strategy
 
 
 def quorum(config: FederationConfig, num_asked: int) -> int:
@@ -186,30 +217,6 @@ def quorum(config: FederationConfig, num_asked: int) -> int:
     """
     least = STRATEGIES[config.strategy].least_replies(config.num_malicious_nodes)
     return max(least, ceil(config.quorum * num_asked - 1e-9))
-
-
-def _build(config: RunConfig, statistics: frozenset[str]) -> Strategy:
-    federation = config.federation
-    entry = STRATEGIES[federation.strategy]
-    keywords: dict[str, Any] = {
-        name: getattr(federation, name) for name in entry.arguments
-    }
-    keywords |= dict.fromkeys(
-        ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1
-    )
-    if adds_noise(config.privacy):
-        keywords["weighted_by_key"] = EQUAL_WEIGHT
-    if entry.build is Scaffold:
-        keywords |= {"num_clients": config.num_clients, "statistics": statistics}
-    if entry.build is _QFedAvg:
-        keywords["client_learning_rate"] = (
-            federation.client_learning_rate or config.train.lr
-        )
-        keywords["train_loss_key"] = "loss"
-    strategy = entry.build(**keywords)
-    if isinstance(strategy, _OptimizesParametersOnly):
-        strategy.statistics = statistics
-    return strategy
 
 
 def _refuse_foreign_arguments(config: FederationConfig) -> None:
@@ -229,7 +236,7 @@ def _refuse_foreign_arguments(config: FederationConfig) -> None:
 def _refuse_too_few_clients(config: RunConfig) -> None:
     federation = config.federation
     name, hostile = federation.strategy, federation.num_malicious_nodes
-    asked = max(1, round(federation.fraction_train * config.num_clients))
+    asked = round_size(federation.fraction_train, config.num_clients)
     least = STRATEGIES[name].least_replies(hostile)
     if asked < least:
         raise UserError(

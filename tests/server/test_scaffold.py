@@ -114,7 +114,7 @@ def two_clients(tmp_path, **options):
 
 
 def scaffold(num_clients=2, **options):
-    return Scaffold(num_clients=num_clients, **options, **ONE)
+    return Scaffold(num_clients=num_clients, client_of=int, **options, **ONE)
 
 
 def test_two_rounds_by_hand(tmp_path):
@@ -215,8 +215,8 @@ def test_a_lost_reply_leaves_server_and_client_in_agreement(tmp_path):
     assert float(problem.x) == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_statistics_have_no_variate_and_are_averaged():
-    strategy = scaffold(statistics={"m"}, server_learning_rate=0.5)
+def test_buffers_have_no_variate_and_are_averaged():
+    strategy = scaffold(buffers={"m"}, server_learning_rate=0.5)
     old = {"w": torch.zeros(1), "m": torch.zeros(1)}
     request = TrainRequest("c", old, cycle=1, round=1, lr=LR)
     grid = SimpleNamespace(get_node_ids=lambda: [1])
@@ -255,7 +255,9 @@ def test_one_round_of_a_campaign_is_fedavgs_bit_by_bit(tmp_path):
         small(tmp_path, "a", **short, **{"federation.strategy": "scaffold"})
     )
     theirs, _ = run_campaign(small(tmp_path, "b", **short))
-    assert all(torch.equal(ours.weights[n], theirs.weights[n]) for n in theirs.weights)
+    assert all(
+        torch.equal(ours.state.weights[n], w) for n, w in theirs.state.weights.items()
+    )
 
 
 @pytest.mark.parametrize("reset", ["random", "continue"])
@@ -287,4 +289,6 @@ def test_participants_need_nothing_in_memory_between_rounds(tmp_path, monkeypatc
         __import__("fairfal_flwr.client.participant").client.participant.Participant,
     )
     fresh, _ = run_campaign(small(tmp_path, "b", **chosen))
-    assert all(torch.equal(shared.weights[n], fresh.weights[n]) for n in fresh.weights)
+    assert all(
+        torch.equal(shared.state.weights[n], w) for n, w in fresh.state.weights.items()
+    )
