@@ -232,7 +232,7 @@ def test_a_crash_between_asking_and_answering_loses_nothing(small, monkeypatch):
     asked = Ledger(participant.ledger.path, participant.shard.fingerprint).selection(1)
     back = Participant(config, 0, "crash")
     back.select(request)
-    sample_ids, labels = back.ledger.labeled()
+    sample_ids, labels = back.ledger.labeled(1)
     assert sample_ids.tolist() == sorted(asked.tolist())
     assert len(labels) == len(asked)
 
@@ -272,7 +272,7 @@ def test_a_campaign_runs_on_cuda_and_keeps_the_shard_there(small):
     campaign, _ = run_campaign(small | {"device": "cuda"})
     owner = find_participant(campaign.config, 0, campaign.recorder.name)
     assert owner.shard.images.is_cuda
-    assert owner.holdings().pool.is_cuda
+    assert owner.pool.as_of(1).pool.is_cuda
     assert len(campaign.recorder.cycles) == 3
 
 

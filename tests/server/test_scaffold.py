@@ -11,10 +11,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from grid import run_campaign
 from torch import nn
 
-from fairfal_flwr.client import corrections
-from fairfal_flwr.client.corrections import ControlVariate
+from fairfal_flwr.client import scaffold as client_half
+from fairfal_flwr.client.scaffold import ControlVariate, DriftControl, VariateFile
 from fairfal_flwr.client.training import LabeledImages, train_round
-from fairfal_flwr.client.variates import VariateFile
 from fairfal_flwr.config import TrainConfig
 from fairfal_flwr.messages import (
     TrainReply,
@@ -51,27 +50,29 @@ class ScalarClient:
     def train(self, content):
         request = TrainRequest.from_content(content)
         model = Scalar(float(request.weights["w"]))
-        variate = None
+        plug = None
         if request.variate is not None:
             own = self.file.read(request.accepted)
-            variate = ControlVariate(model, request.variate, own)
-        train_round(
+            plug = DriftControl(
+                ControlVariate(model, request.variate, own),
+                self.file,
+                lr=request.lr,
+                momentum=self.settings.momentum,
+                used=request.accepted,
+                new=str(request.server_round),
+            )
+        trained = train_round(
             model,
             LabeledImages(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)),
             self.settings,
             lr=request.lr,
             generator=torch.Generator(),
             objective=lambda model, _: (self.a / 2 * (model.w - self.b) ** 2).sum(),
-            correct_gradients=variate.correct if variate else None,
+            listeners=[plug] if plug else [],
         )
-        change = None
-        if variate:
-            momentum = self.settings.momentum
-            new = variate.updated(lr=request.lr, steps=self.steps, momentum=momentum)
-            used = request.accepted, variate.own
-            self.file.write(used=used, new=(str(request.server_round), new))
-            self.c = new["w"]
-            change = {"w": new["w"] - variate.own["w"]}
+        change = plug.finish(trained)["variate"] if plug else None
+        if plug:
+            self.c = self.file.read(str(request.server_round))["w"]
         return TrainReply(1, 0.0, 0.0, model.state_dict(), change)
 
 
@@ -166,7 +167,7 @@ def test_with_momentum_it_converges_by_the_right_divisor(
 ):
     """With the number of steps in its place, as without momentum, it diverges."""
     if divisor == "steps":
-        monkeypatch.setattr(corrections, "step_sum", lambda steps, _: steps)
+        monkeypatch.setattr(client_half, "step_sum", lambda steps, _: steps)
     clients = two_clients(tmp_path, momentum=0.9, steps=8)
     problem = Problem(scaffold(), clients, lr=0.01)
     for _ in range(40):

@@ -1,14 +1,22 @@
 """FedProx's pull, SCAFFOLD's variate and the file that keeps it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fairfal_flwr.client.corrections import ControlVariate, proximal_pull, step_sum
-from fairfal_flwr.client.training import LabeledImages, train_round
-from fairfal_flwr.client.variates import VariateFile
+from fairfal_flwr.client.plug import Plug
+from fairfal_flwr.client.proximal import ProximalPull, pull_to_global
+from fairfal_flwr.client.scaffold import (
+    ControlVariate,
+    DriftControl,
+    VariateFile,
+    step_sum,
+)
+from fairfal_flwr.client.training import LabeledImages, Trained, train_round
 from fairfal_flwr.config import TrainConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.models import Classifier, build_model
@@ -39,14 +47,16 @@ def linear():
     return Classifier(nn.Flatten(), head)
 
 
-def train(model, correct, settings=SETTINGS):
+class Correction(Plug):
+    """Any function between backward pass and step."""
+
+    def __init__(self, correct):
+        self.correct = correct
+
+
+def train(model, *plugs, settings=SETTINGS):
     return train_round(
-        model,
-        noise(),
-        settings,
-        lr=0.01,
-        generator=generator(),
-        correct_gradients=correct,
+        model, noise(), settings, lr=0.01, generator=generator(), listeners=plugs
     )
 
 
@@ -56,7 +66,12 @@ def same(first, second):
 
 
 def test_no_weight_means_no_pull_at_all():
-    assert proximal_pull(network(), 0.0) is None
+    request = SimpleNamespace(proximal_mu=0.0)
+    assert pull_to_global(SimpleNamespace(request=request), network()) is None
+    request.proximal_mu = 0.1
+    assert isinstance(
+        pull_to_global(SimpleNamespace(request=request), network()), ProximalPull
+    )
 
 
 def test_the_pull_is_the_gradient_of_the_squared_distance():
@@ -71,7 +86,7 @@ def test_the_pull_is_the_gradient_of_the_squared_distance():
         )
         return cross_entropy(model(batch.inputs), batch.labels) + mu / 2 * distance
 
-    train(pulled, proximal_pull(pulled, mu))
+    train(pulled, ProximalPull(pulled, mu))
     train_round(
         explicit,
         noise(),
@@ -87,7 +102,7 @@ def test_the_pull_is_the_gradient_of_the_squared_distance():
 def test_a_strong_pull_keeps_the_model_near_the_global_one():
     def distance(mu):
         model, start = linear(), linear()
-        train(model, proximal_pull(model, mu))
+        train(model, ProximalPull(model, mu))
         pairs = zip(model.parameters(), start.parameters(), strict=True)
         return sum(float(((a - b) ** 2).sum().detach()) for a, b in pairs)
 
@@ -97,16 +112,16 @@ def test_a_strong_pull_keeps_the_model_near_the_global_one():
 def test_zero_variates_change_nothing_bit_by_bit():
     plain, corrected = network(), network()
     zeros = {n: torch.zeros_like(p) for n, p in corrected.named_parameters()}
-    train(plain, None)
-    train(corrected, ControlVariate(corrected, zeros, {}).correct)
+    train(plain)
+    train(corrected, Correction(ControlVariate(corrected, zeros, {}).correct))
     assert same(plain, corrected)
 
 
-def test_the_variate_covers_parameters_and_not_batchnorms_statistics():
+def test_the_variate_covers_parameters_and_not_batchnorms_buffers():
     model = network()
     zeros = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     variate = ControlVariate(model, zeros, {})
-    train(model, variate.correct)
+    train(model, Correction(variate.correct))
     new = variate.updated(lr=0.01, steps=4, momentum=0.9)
     assert set(new) == {n for n, _ in model.named_parameters()}
     assert not any("running" in name for name in new)
@@ -133,7 +148,7 @@ def test_the_new_variate_is_the_mean_gradient_under_momentum(momentum):
         lr=0.1,
         generator=generator(),
         objective=lambda model, _: (model.head.weight * slope).sum(),
-        correct_gradients=variate.correct,
+        listeners=[Correction(variate.correct)],
     )
     new = variate.updated(lr=0.1, steps=4, momentum=momentum)
     torch.testing.assert_close(new["head.weight"], slope)
@@ -145,6 +160,33 @@ def test_step_sum_is_what_momentum_sgd_walks_along_a_constant_gradient():
         velocity = 0.9 * velocity + 1.0
         position += velocity
     assert step_sum(7, 0.9) == pytest.approx(position)
+
+
+def drift_control(tmp_path, model, used=""):
+    server = {n: torch.full_like(p, 0.5) for n, p in model.named_parameters()}
+    file = VariateFile(tmp_path / "c.safetensors")
+    variate = ControlVariate(model, server, file.read(used))
+    return DriftControl(variate, file, lr=0.01, momentum=0.9, used=used, new=used + "1")
+
+
+def test_the_change_that_is_sent_is_the_one_between_the_two_variates_kept(tmp_path):
+    model = linear()
+    first = drift_control(tmp_path, model)
+    change = first.finish(train(model, first))["variate"]
+    kept = VariateFile(tmp_path / "c.safetensors").read("1")
+    assert all(torch.equal(change[n], kept[n]) for n in kept)  # from zero
+    second = drift_control(tmp_path, model, used="1")
+    change = second.finish(train(model, second))["variate"]
+    after = VariateFile(tmp_path / "c.safetensors").read("11")
+    assert any(v.any() for v in change.values())
+    assert all(torch.equal(change[n], after[n] - kept[n]) for n in kept)
+
+
+def test_without_a_step_a_variate_stays_and_nothing_is_written(tmp_path):
+    plug = drift_control(tmp_path, linear())
+    change = plug.finish(Trained(loss=0.0, steps=0))["variate"]
+    assert not any(value.any() for value in change.values())
+    assert not list(tmp_path.iterdir())
 
 
 def weights(value):
@@ -177,7 +219,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
         save_file({}, path)
         raise RuntimeError("no power")
 
-    monkeypatch.setattr("fairfal_flwr.client.variates.save_file", crash)
+    monkeypatch.setattr("fairfal_flwr.client.tensor_file.save_file", crash)
     with pytest.raises(RuntimeError):
         file.write(used=("1", weights(1.0)), new=("2", weights(2.0)))
     assert torch.equal(file.read("1")["a.bias"], torch.tensor([1.0]))
