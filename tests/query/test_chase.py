@@ -5,8 +5,8 @@ import torch
 from worlds import World
 
 from fairfal_flwr.query import select
-from fairfal_flwr.query.chase import awaken, freeze
-from fairfal_flwr.query.uncertainty import entropies
+from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.strategies.chase import awaken, freeze
 
 
 def mask(size: int, *positions: int) -> torch.Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from fairfal_flwr.query import Outputs, QueryContext, select
-from fairfal_flwr.query.fairfal import normalized_entropy, uncertain_candidates
+from fairfal_flwr.query.measures import normalized_entropies
 from fairfal_flwr.query.model_choice import balanced_counts
 from fairfal_flwr.query.registry import STRATEGIES
+from fairfal_flwr.query.strategies.fairfal import uncertain_candidates
 
 
 def distributions(*first: float) -> torch.Tensor:
@@ -140,8 +141,8 @@ def test_the_selection_equals_that_of_the_slow_twin(seed, global_imbalance):
 def test_normalized_entropy_by_hand():
     """H(½, ¼, ¼, 0) = 1.5 log 2 and log 4 = 2 log 2; 0 log 0 is 0."""
     probs = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0, 0, 0], [0.25] * 4])
-    assert_close(normalized_entropy(probs), torch.tensor([0.75, 0.0, 1.0]))
-    nats = float(normalized_entropy(probs)[0]) * math.log(4)
+    assert_close(normalized_entropies(probs), torch.tensor([0.75, 0.0, 1.0]))
+    nats = float(normalized_entropies(probs)[0]) * math.log(4)
     assert nats == pytest.approx(reference.entropy(probs[0]))
 
 

@@ -8,13 +8,19 @@ import torch
 from worlds import World, near, seeded
 
 from fairfal_flwr.query import Outputs, QueryContext, select
-from fairfal_flwr.query.badge import hypothetical_gradients, k_means_plus_plus
-from fairfal_flwr.query.egl import expected_gradient_lengths
-from fairfal_flwr.query.ensembles import reciprocal_rank_scores
-from fairfal_flwr.query.gradient_embedding import MeanOuterProducts
-from fairfal_flwr.query.ksas import specialized_discrepancy, specialized_probs
-from fairfal_flwr.query.logo import best_of_each_cluster
-from fairfal_flwr.query.uncertainty import entropies, margins
+from fairfal_flwr.query.gradient_embedding import (
+    MeanOuterProducts,
+    hypothetical_gradients,
+)
+from fairfal_flwr.query.k_means_plus_plus import k_means_plus_plus
+from fairfal_flwr.query.measures import entropies, margins
+from fairfal_flwr.query.strategies.egl import expected_gradient_lengths
+from fairfal_flwr.query.strategies.ensembles import reciprocal_rank_scores
+from fairfal_flwr.query.strategies.ksas import (
+    specialized_discrepancy,
+    specialized_probs,
+)
+from fairfal_flwr.query.strategies.logo import best_of_each_cluster
 
 
 def pool_of(probs: list[list[float]]) -> QueryContext:

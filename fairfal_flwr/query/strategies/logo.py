@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fairfal_flwr.query.clusters import k_means
 from fairfal_flwr.query.context import QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import rank_within
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["best_of_each_cluster", "logo"]
 

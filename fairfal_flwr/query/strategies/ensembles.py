@@ -12,12 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fairfal_flwr.query.badge import hypothetical_gradients, k_means_plus_plus
 from fairfal_flwr.query.context import Model, QueryContext, Selection
-from fairfal_flwr.query.gradient_embedding import MeanOuterProducts
+from fairfal_flwr.query.gradient_embedding import (
+    MeanOuterProducts,
+    hypothetical_gradients,
+)
+from fairfal_flwr.query.k_means_plus_plus import k_means_plus_plus
+from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import top
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["ensemble_logit", "ensemble_rank", "reciprocal_rank_scores"]
 

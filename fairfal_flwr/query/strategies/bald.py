@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fairfal_flwr.query.context import Network, QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.networks import evaluating
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import top
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["bald", "mutual_information"]
 

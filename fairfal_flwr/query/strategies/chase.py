@@ -14,9 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up, top
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["awaken", "chase", "freeze"]
 

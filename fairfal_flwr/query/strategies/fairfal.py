@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts, gradient_embedding
-from fairfal_flwr.query.kcenter import k_center_greedy
+from fairfal_flwr.query.k_center import k_center_greedy
+from fairfal_flwr.query.measures import normalized_entropies
 from fairfal_flwr.query.model_choice import ADAPTIVE, Adaptive, choose_model
 from fairfal_flwr.query.prototypes import class_prototypes, pseudo_labels
 from fairfal_flwr.query.quota import class_quotas
@@ -27,7 +28,6 @@ __all__ = [
     "fairfal",
     "gradient_embeddings",
     "guess_classes",
-    "normalized_entropy",
     "uncertain_candidates",
 ]
 
@@ -112,7 +112,7 @@ def fairfal(
     )
     pseudo = guess_classes(context, prototypes)
     quotas = class_quotas(pseudo.bincount(minlength=context.num_classes).cpu(), budget)
-    uncertainty = normalized_entropy(context.outputs(choice.model, "pool").probs)
+    uncertainty = normalized_entropies(context.outputs(choice.model, "pool").probs)
     factor = candidate_factor if candidates else math.inf
     by_class = {
         class_index: uncertain_candidates(
@@ -147,28 +147,6 @@ def guess_classes(
     sizes = context.labels.bincount(minlength=context.num_classes)
     present = sizes.nonzero().flatten()
     return pseudo_labels(context.outputs(model, "pool").features, prototypes, present)
-
-
-def normalized_entropy(probs: Tensor) -> Tensor:
-    """Return H(p) / log C, the entropy as a fraction of its maximum (METHOD §5.2).
-
-    Parameters
-    ----------
-    probs : Tensor, shape (N, C)
-        Class probabilities; 0 log 0 is 0.
-
-    Returns
-    -------
-    Tensor, shape (N,)
-        In [0, 1].
-
-    Examples
-    --------
-    >>> normalized_entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
-    tensor([0., 1.])
-    """
-    entropy: Tensor = torch.special.entr(probs).sum(dim=1)
-    return entropy / math.log(probs.shape[1])
 
 
 def uncertain_candidates(

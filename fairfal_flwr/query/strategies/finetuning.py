@@ -8,10 +8,10 @@ Diversity"
 
 from typing import Literal
 
-from fairfal_flwr.query.badge import badge
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.uncertainty import entropy
+from fairfal_flwr.query.strategies.badge import badge
+from fairfal_flwr.query.strategies.uncertainty import entropy
 
 __all__ = ["finetuning"]
 

@@ -6,10 +6,10 @@ Diverse mini-batch Active Learning
 
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import QueryContext, Selection
+from fairfal_flwr.query.measures import margins
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up, top
-from fairfal_flwr.query.uncertainty import margins
 
 __all__ = ["diverse_batch"]
 
