@@ -107,7 +107,7 @@ def make_context(shape: Shape) -> QueryContext:
         generator=generator,
         load_network=lambda model: networks[model],
         load_inputs=lambda split: inputs[split],
-        prediction_changes=torch.randint(10, (shape.pool,), generator=generator),
+        memory={"changes": torch.randint(10, (shape.pool,), generator=generator)},
     )
 
 

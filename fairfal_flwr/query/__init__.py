@@ -10,7 +10,8 @@ The strategies are in `strategies/`; beside it are the parts that they are made 
 """
 
 from fairfal_flwr.query import strategies  # noqa: F401 (importing registers them)
+from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 from fairfal_flwr.query.context import Outputs, QueryContext, Selection
 from fairfal_flwr.query.registry import select
 
-__all__ = ["Outputs", "QueryContext", "Selection", "select"]
+__all__ = ["AdaptiveRule", "Outputs", "QueryContext", "Selection", "select"]

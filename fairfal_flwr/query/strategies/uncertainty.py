@@ -9,7 +9,7 @@ from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.measures import entropies, margins
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
+from fairfal_flwr.query.selection import take_top
 
 __all__ = ["entropy", "least_confidence", "margin"]
 
@@ -21,7 +21,7 @@ def least_confidence(
     """Take the samples whose likeliest class is least likely: smallest max_c p_c."""
     choice = choose_model(context, model)
     confidence = context.outputs(choice.model, "pool").probs.amax(dim=1)
-    return Selection(top(-confidence, budget), notes=choice.notes)
+    return take_top(-confidence, budget, notes=choice.notes)
 
 
 @strategy("margin")
@@ -31,7 +31,7 @@ def margin(
     """Take the samples whose two likeliest classes are closest."""
     choice = choose_model(context, model)
     scores = -margins(context.outputs(choice.model, "pool").probs)
-    return Selection(top(scores, budget), notes=choice.notes)
+    return take_top(scores, budget, notes=choice.notes)
 
 
 @strategy("entropy")
@@ -41,4 +41,4 @@ def entropy(
     """Take the samples of the largest predictive entropy."""
     choice = choose_model(context, model)
     scores = entropies(context.outputs(choice.model, "pool").probs)
-    return Selection(top(scores, budget), notes=choice.notes)
+    return take_top(scores, budget, notes=choice.notes)
