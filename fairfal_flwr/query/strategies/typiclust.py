@@ -4,6 +4,8 @@ Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets
     Guy Hacohen, Avihu Dekel and Daphna Weinshall. ICML 2022, arXiv 2202.02794.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -11,6 +13,7 @@ from torch.nn.functional import normalize
 from fairfal_flwr.query.clusters import k_means
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import rank_within
 
@@ -25,9 +28,9 @@ def typiclust(
     budget: int,
     *,
     model: ModelOption = "global",
-    max_clusters: int = 500,
-    min_cluster_size: int = 5,
-    num_neighbors: int = 20,
+    max_clusters: Annotated[int, Range(ge=1)] = 500,
+    min_cluster_size: Annotated[int, Range(ge=1)] = 5,
+    num_neighbors: Annotated[int, Range(ge=1)] = 20,
 ) -> Selection:
     """Take the most typical sample of each cluster, uncovered and large ones first.
 
@@ -37,15 +40,16 @@ def typiclust(
         Needs one model's outputs on both splits.
     budget : int
         Samples to choose.
-    model : str, default "global"
+    model : str
         Whose normalized features are clustered. The paper takes features of
         self-supervised training, which no client has here.
-    max_clusters : int, default 500
-        There are min(M + b, this) clusters of labeled and unlabeled samples.
-    min_cluster_size : int, default 5
-        Smaller clusters come last.
-    num_neighbors : int, default 20
-        See `typicalities`.
+    max_clusters : int
+        Most clusters of labeled and unlabeled samples; there is one for each label and
+        for each sample to choose.
+    min_cluster_size : int
+        Clusters with fewer unlabeled samples come last.
+    num_neighbors : int
+        Neighbors in the cluster whose nearness makes a sample typical (K).
 
     Notes
     -----
@@ -61,7 +65,8 @@ def typiclust(
         torch.cat([pool, labeled]), num_clusters, generator=context.generator
     ).labels
     of_pool, of_labeled = clusters[: len(pool)], clusters[len(pool) :]
-    ranks = rank_within(of_pool, typicalities(pool, of_pool, num_neighbors))
+    scores = typicalities(pool, of_pool, num_neighbors)
+    ranks = rank_within(of_pool, scores)
     covered = of_labeled.bincount(minlength=num_clusters)
     sizes = of_pool.bincount(minlength=num_clusters)
     small = (sizes < min_cluster_size).long()
@@ -69,7 +74,8 @@ def typiclust(
     order = torch.arange(len(pool), device=pool.device)
     for key in (of_pool, -sizes[of_pool], covered[of_pool], ranks, small[of_pool]):
         order = order[key[order].argsort(stable=True)]
-    return Selection(order[:budget], notes=choice.notes)
+    chosen = order[:budget]
+    return Selection(chosen, scores=scores[chosen], notes=choice.notes)
 
 
 def typicalities(points: Tensor, clusters: Tensor, num_neighbors: int) -> Tensor:

@@ -5,7 +5,7 @@ Sequential Graph Convolutional Network for Active Learning
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -13,8 +13,9 @@ from torch.nn.functional import logsigmoid, normalize
 
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts
-from fairfal_flwr.query.kcenter import k_center_greedy
+from fairfal_flwr.query.k_center import k_center_greedy
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import top
 
@@ -28,14 +29,14 @@ def gcnal(
     *,
     model: ModelOption = "global",
     variant: Literal["core", "uncertain"] = "core",
-    subset: int = 10_000,
-    hidden: int = 128,
-    dropout: float = 0.3,
-    steps: int = 200,
-    lr: float = 1e-3,
-    weight_decay: float = 5e-4,
-    unlabeled_weight: float = 1.2,
-    margin: float = 0.1,
+    subset: Annotated[int, Range(ge=1)] = 10_000,
+    hidden: Annotated[int, Range(ge=1)] = 128,
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.3,
+    steps: Annotated[int, Range(ge=1)] = 200,
+    lr: Annotated[float, Range(gt=0)] = 1e-3,
+    weight_decay: Annotated[float, Range(ge=0)] = 5e-4,
+    unlabeled_weight: Annotated[float, Range(ge=0)] = 1.2,
+    margin: Annotated[float, Range(ge=0, le=1)] = 0.1,
 ) -> Selection:
     """Train the graph network on the client's own samples, then choose.
 
@@ -45,19 +46,28 @@ def gcnal(
         Needs labels, and one model's outputs on both splits.
     budget : int
         Samples to choose.
-    model : str, default "global"
+    model : str
         Whose normalized features are the nodes and give the edges.
     variant : {"core", "uncertain"}
-        CoreGCN: k-center on the hidden layer, from the labeled samples. UncertainGCN:
-        the samples whose score s is nearest to `margin`.
-    subset : int, default 10000
-        At most so many unlabeled nodes, drawn at random; never fewer than the budget.
-    hidden, dropout, steps, lr, weight_decay
-        The network's width and how Adam trains it.
-    unlabeled_weight : float, default 1.2
-        λ in the loss −mean_L log s − λ mean_U log(1 − s) (equation 5).
-    margin : float, default 0.1
-        For "uncertain".
+        `core` is CoreGCN, k-center on the hidden layer from the labeled samples;
+        `uncertain` is UncertainGCN, the samples whose score s is nearest to `margin`.
+    subset : int
+        Most unlabeled nodes, drawn at random; never fewer than the budget.
+    hidden : int
+        Units of the hidden layer.
+    dropout : float
+        Dropout behind the hidden layer.
+    steps : int
+        Training steps of the graph network, by Adam.
+    lr : float
+        Adam's learning rate.
+    weight_decay : float
+        Adam's weight decay.
+    unlabeled_weight : float
+        Weight λ of the unlabeled samples in the loss, −mean_L log s − λ mean_U
+        log(1 − s) (equation 5).
+    margin : float
+        The score s that UncertainGCN looks for.
 
     Notes
     -----
@@ -88,12 +98,11 @@ def gcnal(
         generator=context.generator,
     )
     if variant == "uncertain":
-        picks = top(-(scores[: len(drawn)] - margin).abs(), budget)
-    else:
-        points = OuterProducts.plain(nodes)
-        picks = k_center_greedy(
-            points[: len(drawn)], budget, anchors=points[len(drawn) :]
-        )
+        nearness = -(scores[: len(drawn)] - margin).abs()
+        picks = top(nearness, budget)
+        return Selection(drawn[picks], scores=nearness[picks], notes=choice.notes)
+    points = OuterProducts.plain(nodes)
+    picks = k_center_greedy(points[: len(drawn)], budget, anchors=points[len(drawn) :])
     return Selection(drawn[picks], notes=choice.notes)
 
 

@@ -9,15 +9,17 @@ over the most uncertain samples.
 """
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts, gradient_embedding
-from fairfal_flwr.query.kcenter import k_center_greedy
+from fairfal_flwr.query.k_center import k_center_greedy
+from fairfal_flwr.query.measures import normalized_entropies
 from fairfal_flwr.query.model_choice import ADAPTIVE, Adaptive, choose_model
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.prototypes import class_prototypes, pseudo_labels
 from fairfal_flwr.query.quota import class_quotas
 from fairfal_flwr.query.registry import strategy
@@ -27,7 +29,6 @@ __all__ = [
     "fairfal",
     "gradient_embeddings",
     "guess_classes",
-    "normalized_entropy",
     "uncertain_candidates",
 ]
 
@@ -52,14 +53,12 @@ def fairfal(
     budget: int,
     *,
     model: Adaptive | Literal["global", "local"] = "adaptive",
-    threshold: float = 0.75,
     prototypes: Literal["global", "local"] = "global",
     candidates: bool = True,
-    candidate_factor: float = 4.0,
+    candidate_factor: Annotated[float, Range(ge=1)] = 4.0,
     k_center: bool = True,
     gradient_model: Literal["auto", "global"] = "auto",
-    gradient_threshold: float = 0.5,
-    balance_seed: int = 42,
+    gradient_threshold: Annotated[float, Range(ge=0, le=1)] = 0.5,
 ) -> Selection:
     """Query as FairFAL does (METHOD §3–5); the options are the paper's ablations.
 
@@ -70,49 +69,41 @@ def fairfal(
     budget : int
         Samples to choose.
     model : {"adaptive", "adaptive-reversed", "global", "local"}
-        Whose entropy is the uncertainty; "adaptive" chooses by `threshold`, and the
-        reverse of it takes the other one.
-    threshold : float, default 0.75
-        δ: the global model judges uncertainty where its score exceeds this.
+        Whose entropy is the uncertainty; `adaptive` chooses by the rule of the context,
+        `adaptive-reversed` takes the other one.
     prototypes : {"global", "local"}
         Whose features give the prototypes and the pseudo-labels.
-    candidates : bool, default True
-        False leaves out the second stage: k-center over all that are pseudo-labeled as
-        the class.
-    candidate_factor : float, default 4
-        κ, at least 1: candidates per class, as a multiple of its quota.
-    k_center : bool, default True
-        False leaves out the third stage: the most uncertain of each class, whatever
-        `candidates` says.
+    candidates : bool
+        Whether k-center chooses among uncertain candidates alone; false leaves this
+        stage out, and it chooses among all that are pseudo-labeled as the class.
+    candidate_factor : float
+        Uncertain candidates per class, as a multiple of the class's quota (κ).
+    k_center : bool
+        Whether k-center chooses among the candidates; false leaves this stage out and
+        takes the most uncertain of each class.
     gradient_model : {"auto", "global"}
-        Whose softmax enters the gradient embedding; "auto" is the global model's where
-        γ̄ < `gradient_threshold`, else the local one's.
-    gradient_threshold : float, default 0.5
-        See `gradient_model`.
-    balance_seed : int, default 42
-        Seed of the balanced subset.
+        Whose softmax enters the gradient embedding: `auto` the global model's where the
+        mean imbalance γ̄ is below the gradient threshold, else the local one's (the
+        paper's code); `global` always the global model's (the paper's text).
+    gradient_threshold : float
+        The mean imbalance from which on an `auto` gradient model is the local one.
 
     Returns
     -------
     Selection
-        Class by class; the suggestions are the pseudo-labels, the notes hold
-        `global-query` (1 if the global model judged) and, where the choice was
-        adaptive, `divergence` and `score`.
+        Class by class; the suggestions are the pseudo-labels, the scores the normalized
+        entropies, the notes those of an adaptive choice.
 
     Raises
     ------
     ValueError
-        If the mean imbalance or every label is missing, or κ is below 1.
+        If the mean imbalance or every label is missing.
     """
-    if candidate_factor < 1:
-        raise ValueError(f"Expected candidate_factor >= 1, got {candidate_factor}.")
     context.require_labels("FairFAL")
-    choice = choose_model(
-        context, model, threshold=threshold, balance_seed=balance_seed
-    )
+    choice = choose_model(context, model)
     pseudo = guess_classes(context, prototypes)
     quotas = class_quotas(pseudo.bincount(minlength=context.num_classes).cpu(), budget)
-    uncertainty = normalized_entropy(context.outputs(choice.model, "pool").probs)
+    uncertainty = normalized_entropies(context.outputs(choice.model, "pool").probs)
     factor = candidate_factor if candidates else math.inf
     by_class = {
         class_index: uncertain_candidates(
@@ -128,7 +119,12 @@ def fairfal(
         pool, labeled = gradient_embeddings(context, embedder)
         by_class = cover_classes(by_class, quotas, pool, labeled, context.labels)
     positions = torch.cat(list(by_class.values()))
-    return Selection(positions, suggestions=pseudo[positions], notes=choice.notes)
+    return Selection(
+        positions,
+        suggestions=pseudo[positions],
+        notes=choice.notes,
+        scores=uncertainty[positions],
+    )
 
 
 def guess_classes(
@@ -147,28 +143,6 @@ def guess_classes(
     sizes = context.labels.bincount(minlength=context.num_classes)
     present = sizes.nonzero().flatten()
     return pseudo_labels(context.outputs(model, "pool").features, prototypes, present)
-
-
-def normalized_entropy(probs: Tensor) -> Tensor:
-    """Return H(p) / log C, the entropy as a fraction of its maximum (METHOD §5.2).
-
-    Parameters
-    ----------
-    probs : Tensor, shape (N, C)
-        Class probabilities; 0 log 0 is 0.
-
-    Returns
-    -------
-    Tensor, shape (N,)
-        In [0, 1].
-
-    Examples
-    --------
-    >>> normalized_entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
-    tensor([0., 1.])
-    """
-    entropy: Tensor = torch.special.entr(probs).sum(dim=1)
-    return entropy / math.log(probs.shape[1])
 
 
 def uncertain_candidates(

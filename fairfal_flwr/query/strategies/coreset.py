@@ -6,7 +6,7 @@ Active Learning for Convolutional Neural Networks: A Core-Set Approach
 
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts
-from fairfal_flwr.query.kcenter import k_center_greedy
+from fairfal_flwr.query.k_center import k_center_greedy
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.registry import strategy
 

@@ -7,21 +7,23 @@ Diversity"
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from fairfal_flwr.query.badge import hypothetical_gradients, k_means_plus_plus
 from fairfal_flwr.query.context import Model, QueryContext, Selection
-from fairfal_flwr.query.gradient_embedding import MeanOuterProducts
+from fairfal_flwr.query.gradient_embedding import (
+    MeanOuterProducts,
+    hypothetical_gradients,
+)
+from fairfal_flwr.query.k_means_plus_plus import k_means_plus_plus
+from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.options import Flavor, Range
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
-from fairfal_flwr.query.uncertainty import entropies
+from fairfal_flwr.query.selection import take_top, top
 
 __all__ = ["ensemble_logit", "ensemble_rank", "reciprocal_rank_scores"]
-
-Flavor = Literal["entropy", "badge"]
 
 
 @strategy("ensemble-logit", models=("global", "local"))
@@ -37,13 +39,13 @@ def ensemble_logit(
     budget : int
         Samples to choose.
     flavor : {"entropy", "badge"}
-        "entropy" averages the class probabilities, as the published code does in spite
-        of the name; "badge" averages the gradient embeddings.
+        What is averaged over the models: `entropy` the class probabilities, as the
+        published code does in spite of the name; `badge` the gradient embeddings.
     """
     outputs = [context.outputs("global", "pool"), context.outputs("local", "pool")]
     if flavor == "entropy":
         mean = torch.stack([output.probs for output in outputs]).mean(dim=0)
-        return Selection(top(entropies(mean), budget))
+        return take_top(entropies(mean), budget)
     points = MeanOuterProducts(tuple(map(hypothetical_gradients, outputs)))
     return Selection(k_means_plus_plus(points, budget, generator=context.generator))
 
@@ -54,7 +56,7 @@ def ensemble_rank(
     budget: int,
     *,
     flavor: Flavor = "entropy",
-    rank_constant: int = 20,
+    rank_constant: Annotated[int, Range(ge=1)] = 20,
 ) -> Selection:
     """Let each model list its favorites, then fuse the lists by reciprocal rank.
 
@@ -65,21 +67,14 @@ def ensemble_rank(
     budget : int
         Samples to choose, and the length of each list.
     flavor : {"entropy", "badge"}
-        How a model orders its list: by entropy, or as BADGE draws.
-    rank_constant : int, default 20
-        At least 1; see `reciprocal_rank_scores`.
-
-    Raises
-    ------
-    ValueError
-        If `rank_constant` is below 1.
+        How a model orders its list: by `entropy`, or as `badge` draws.
+    rank_constant : int
+        A sample of rank r, from 0, on a list scores 1 / (this + r).
     """
-    if rank_constant < 1:
-        raise ValueError(f"Expected rank_constant >= 1, got {rank_constant}.")
     models: tuple[Model, Model] = ("global", "local")
     lists = [_favorites(context, model, budget, flavor) for model in models]
     scores = reciprocal_rank_scores(lists, context.pool_size, constant=rank_constant)
-    return Selection(top(scores, budget))
+    return take_top(scores, budget)
 
 
 def reciprocal_rank_scores(

@@ -6,7 +6,7 @@ Active Learning by Feature Mixing
 """
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.functional import normalize, one_hot
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import Model, Outputs, QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model, models_of
+from fairfal_flwr.query.options import Quirks, Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up
 
@@ -34,8 +35,8 @@ def alfa_mix(
     budget: int,
     *,
     model: ModelOption = "global",
-    alpha_cap_step: float = 0.2,
-    quirks: Literal["faithful", "corrected"] = "faithful",
+    alpha_cap_step: Annotated[float, Range(gt=0, le=1)] = 0.2,
+    quirks: Quirks = "faithful",
 ) -> Selection:
     """Collect samples that flip, cluster them, take one of each cluster.
 
@@ -45,14 +46,15 @@ def alfa_mix(
         Needs labels, one model's outputs on both splits, and a network's last layer.
     budget : int
         Samples to choose.
-    model : str, default "global"
+    model : str
         Whose features are mixed.
-    alpha_cap_step : float, default 0.2
-        In (0, 1]. The cap ε on the mixing grows by this until more than b samples have
-        flipped or it reaches 1.
+    alpha_cap_step : float
+        The cap ε on the mixing grows by this until more samples than the budget have
+        changed their class or it reaches 1.
     quirks : {"faithful", "corrected"}
-        Whose last layer judges the mixtures: "faithful" always the global model's,
-        though the features may be the local one's; "corrected" that of `model`.
+        Whose last layer judges the mixtures: `faithful` always the global model's, as
+        the published code does, though the features may be another's; `corrected` that
+        of the model that queries.
 
     Notes
     -----
@@ -63,10 +65,8 @@ def alfa_mix(
     Raises
     ------
     ValueError
-        If every label or the network is missing, or the step is out of range.
+        If every label or the network is missing.
     """
-    if not 0 < alpha_cap_step <= 1:
-        raise ValueError(f"Expected alpha_cap_step in (0, 1], got {alpha_cap_step}.")
     context.require_labels("ALFA-Mix")
     choice = choose_model(context, model)
     head = context.network(choice.model if quirks == "corrected" else "global").head

@@ -5,18 +5,26 @@ Knowledge-Aware Federated Active Learning with Non-IID Data
     2211.13579. The acquisition of KAFAL.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from fairfal_flwr.query.context import QueryContext, Selection
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
+from fairfal_flwr.query.selection import take_top
 
 __all__ = ["ksas", "specialized_discrepancy", "specialized_probs"]
 
 
 @strategy("ksas", models=("global", "local-last"))
-def ksas(context: QueryContext, budget: int, *, log_prior: float = 1.0) -> Selection:
+def ksas(
+    context: QueryContext,
+    budget: int,
+    *,
+    log_prior: Annotated[float, Range(ge=0)] = 1.0,
+) -> Selection:
     """Take the samples of the largest knowledge-specialized discrepancy.
 
     Parameters
@@ -25,8 +33,8 @@ def ksas(context: QueryContext, budget: int, *, log_prior: float = 1.0) -> Selec
         Needs labels, and the outputs of "global" and "local-last" on the pool.
     budget : int
         Samples to choose.
-    log_prior : float, default 1
-        λ: how much the client's class counts sharpen both predictions.
+    log_prior : float
+        How much the client's class counts sharpen both predictions (λ).
 
     Notes
     -----
@@ -47,7 +55,7 @@ def ksas(context: QueryContext, budget: int, *, log_prior: float = 1.0) -> Selec
             context.outputs("local-last", "pool"),
         )
     )
-    return Selection(top(specialized_discrepancy(server, client), budget))
+    return take_top(specialized_discrepancy(server, client), budget)
 
 
 def specialized_probs(

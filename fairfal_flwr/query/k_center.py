@@ -7,7 +7,7 @@ Active Learning for Convolutional Neural Networks: A Core-Set Approach
 import torch
 from torch import Tensor
 
-from fairfal_flwr.query.gradient_embedding import OuterProducts
+from fairfal_flwr.query.gradient_embedding import OuterProducts, squared_distances_from
 
 __all__ = ["k_center_greedy", "nearest_squared_distances"]
 
@@ -70,8 +70,6 @@ def k_center_greedy(
     for step in range(budget):
         pick = nearest.argmax() if step or len(anchors) else taken.new_tensor(first)
         taken[step] = pick
-        inner = points.inner_products(points[pick[None]])[:, 0]
-        distances = (norms + norms[pick] - 2 * inner).clamp_(min=0)
-        nearest = torch.minimum(nearest, distances)
+        nearest = nearest.minimum(squared_distances_from(points, pick, norms))
         nearest[pick] = -torch.inf
     return taken

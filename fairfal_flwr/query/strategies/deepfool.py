@@ -8,7 +8,7 @@ DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks
     arXiv 1511.04599.
 """
 
-from typing import Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,14 +16,13 @@ from torch import Tensor
 from fairfal_flwr.query.context import Network, QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.networks import evaluating
+from fairfal_flwr.query.options import Quirks, Range
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
+from fairfal_flwr.query.selection import take_top
 
 __all__ = ["deepfool", "squared_perturbations"]
 
 CHUNK = 2**20  # numbers of the inputs that go through the network at once: 4 MiB
-
-Quirks = Literal["faithful", "corrected"]
 
 
 @strategy("deepfool")
@@ -32,7 +31,7 @@ def deepfool(
     budget: int,
     *,
     model: ModelOption = "global",
-    max_iterations: int = 10,
+    max_iterations: Annotated[int, Range(ge=1)] = 10,
     quirks: Quirks = "faithful",
 ) -> Selection:
     """Take the samples of the smallest perturbation that changes their class.
@@ -43,13 +42,14 @@ def deepfool(
         Needs one model's network and the pool's inputs.
     budget : int
         Samples to choose.
-    model : str, default "global"
+    model : str
         The network.
-    max_iterations : int, default 10
-        Steps at most; what has not changed by then keeps the sum of its steps.
+    max_iterations : int
+        Steps at most; a sample whose class has not changed by then keeps the sum of its
+        steps.
     quirks : {"faithful", "corrected"}
-        Which boundary a step heads for: "faithful" that of the last class, since the
-        published code never updates its running minimum; "corrected" the nearest.
+        Which boundary a step heads for: `faithful` that of the last class, since the
+        published code never updates its running minimum; `corrected` the nearest.
 
     Raises
     ------
@@ -65,15 +65,15 @@ def deepfool(
             )
             for batch in torch.split(inputs, max(1, CHUNK // inputs[0].numel()))
         ]
-    return Selection(top(-torch.cat(norms), budget), notes=choice.notes)
+    return take_top(-torch.cat(norms), budget, notes=choice.notes)
 
 
 def squared_perturbations(
     network: Network,
     inputs: Tensor,
     *,
-    max_iterations: int = 10,
-    quirks: Quirks = "corrected",
+    max_iterations: int,
+    quirks: Quirks,
 ) -> Tensor:
     """Return ‖η‖², η the sum of the steps until the predicted class changes.
 

@@ -5,20 +5,28 @@ Re-thinking Federated Active Learning based on Inter-class Diversity
     2303.12317.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from fairfal_flwr.query.clusters import k_means
 from fairfal_flwr.query.context import QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import rank_within
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["best_of_each_cluster", "logo"]
 
 
 @strategy("logo", models=("global", "local"))
-def logo(context: QueryContext, budget: int, *, num_starts: int = 10) -> Selection:
+def logo(
+    context: QueryContext,
+    budget: int,
+    *,
+    num_starts: Annotated[int, Range(ge=1)] = 10,
+) -> Selection:
     """Macro step, then micro step.
 
     Macro: k-means with k = b on (1 − p_ŷ) · h of the local model, the block of the
@@ -31,9 +39,12 @@ def logo(context: QueryContext, budget: int, *, num_starts: int = 10) -> Selecti
         Needs both models' outputs on the pool.
     budget : int
         Number of clusters.
-    num_starts : int, default 10
-        Runs of k-means of which the best is kept; 10 was scikit-learn's default when
-        the paper was written.
+    num_starts : int
+        Runs of k-means of which the best is kept.
+
+    Notes
+    -----
+    10 starts were scikit-learn's default when the paper was written.
     """
     local = context.outputs("local", "pool")
     doubt = 1 - local.probs.amax(dim=1, keepdim=True)
@@ -44,7 +55,8 @@ def logo(context: QueryContext, budget: int, *, num_starts: int = 10) -> Selecti
         num_starts=num_starts,
     )
     scores = entropies(context.outputs("global", "pool").probs)
-    return Selection(best_of_each_cluster(clusters.labels, scores, budget))
+    chosen = best_of_each_cluster(clusters.labels, scores, budget)
+    return Selection(chosen, scores=scores[chosen])
 
 
 def best_of_each_cluster(clusters: Tensor, scores: Tensor, budget: int) -> Tensor:

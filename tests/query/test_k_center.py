@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairfal_flwr.query import kcenter
+from fairfal_flwr.query import k_center
 from fairfal_flwr.query.gradient_embedding import OuterProducts, gradient_embedding
-from fairfal_flwr.query.kcenter import k_center_greedy, nearest_squared_distances
+from fairfal_flwr.query.k_center import k_center_greedy, nearest_squared_distances
 
 LINE = OuterProducts.plain(torch.tensor([[0.0], [1.0], [4.0], [9.0], [6.0]]))
 
@@ -72,7 +72,7 @@ def test_picks_are_distinct_and_move_with_the_pool(num, num_anchors, seed, data)
 def test_nearest_distances_do_not_depend_on_the_chunks(monkeypatch):
     points, vectors = random_points(40, seed=2)
     whole = nearest_squared_distances(points[:10], points[10:])
-    monkeypatch.setattr(kcenter, "CHUNK", 70)
+    monkeypatch.setattr(k_center, "CHUNK", 70)
     torch.testing.assert_close(
         nearest_squared_distances(points[:10], points[10:]), whole
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from fairfal_flwr.query.context import Outputs, QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
+from fairfal_flwr.query.selection import take_top
 
 __all__ = ["egl", "expected_gradient_lengths"]
 
@@ -21,7 +21,7 @@ def egl(
     """Take the samples of the largest expected gradient of the last layer's weight."""
     choice = choose_model(context, model)
     scores = expected_gradient_lengths(context.outputs(choice.model, "pool"))
-    return Selection(top(scores, budget), notes=choice.notes)
+    return take_top(scores, budget, notes=choice.notes)
 
 
 def expected_gradient_lengths(outputs: Outputs) -> Tensor:

@@ -5,7 +5,7 @@ Inconsistency-Based Federated Active Learning
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,15 +13,14 @@ from torch.nn.functional import normalize
 
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import Model, QueryContext, Selection
+from fairfal_flwr.query.options import Quirks, Range
 from fairfal_flwr.query.otsu import otsu_threshold
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import fill_up, top
+from fairfal_flwr.query.selection import fill_up, take_top, top
 
 __all__ = ["distribution_distance", "ifal", "inter_model", "reverse_neighbor_probs"]
 
 CHUNK = 2**22  # similarities held at once: 16 MiB
-
-Quirks = Literal["faithful", "corrected"]
 
 
 @strategy("ifal", models=("global", "local-last", "distilled"))
@@ -29,7 +28,7 @@ def ifal(
     context: QueryContext,
     budget: int,
     *,
-    num_neighbors: int = 250,
+    num_neighbors: Annotated[int, Range(ge=1)] = 250,
     quirks: Quirks = "faithful",
 ) -> Selection:
     """Cluster the inconsistent samples, take one of each cluster.
@@ -45,18 +44,19 @@ def ifal(
         splits.
     budget : int
         Samples to choose.
-    num_neighbors : int, default 250
-        Of each labeled or unlabeled sample, among the others of the pool.
+    num_neighbors : int
+        Nearest neighbors of each sample, labeled or not, among the others of the pool;
+        a smaller pool gives all of them.
     quirks : {"faithful", "corrected"}
-        The distance between distributions; see `distribution_distance`.
+        The distance between two distributions: `faithful` compares them sorted, blind
+        to which class is which, as the published code does; `corrected` is the total
+        variation.
 
     Raises
     ------
     ValueError
-        If every label is missing or `num_neighbors` is below 1.
+        If every label is missing.
     """
-    if num_neighbors < 1:
-        raise ValueError(f"Expected num_neighbors >= 1, got {num_neighbors}.")
     context.require_labels("IFAL")
     inter, intra = inconsistencies(context, num_neighbors, quirks)
     scores = inter * intra
@@ -64,13 +64,13 @@ def ifal(
     if len(candidates) < budget:
         candidates = _above_threshold(inter)
     if len(candidates) < budget:
-        return Selection(top(scores, budget))
+        return take_top(scores, budget)
     features = context.outputs("local-last", "pool").features
     directions = normalize(features[candidates])
     clusters = k_means(directions, budget, generator=context.generator)
     chosen = candidates[nearest_members(directions, clusters)]
-    ranking = top(scores, context.pool_size)
-    return Selection(fill_up(chosen, ranking, budget))
+    chosen = fill_up(chosen, top(scores, context.pool_size), budget)
+    return Selection(chosen, scores=scores[chosen])
 
 
 def inconsistencies(

@@ -6,17 +6,18 @@ Deep Bayesian Active Learning with Image Data
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from fairfal_flwr.query.context import Network, QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.networks import evaluating
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.selection import top
-from fairfal_flwr.query.uncertainty import entropies
+from fairfal_flwr.query.selection import take_top
 
 __all__ = ["bald", "mutual_information"]
 
@@ -31,7 +32,7 @@ def bald(
     budget: int,
     *,
     model: ModelOption = "global",
-    num_passes: int = 20,
+    num_passes: Annotated[int, Range(ge=1)] = 20,
 ) -> Selection:
     """Take the samples of the largest mutual information of label and weights.
 
@@ -41,10 +42,10 @@ def bald(
         Needs one model's network, with dropout in it, and the pool's inputs.
     budget : int
         Samples to choose.
-    model : str, default "global"
+    model : str
         The network.
-    num_passes : int, default 20
-        T, at least 1: passes with other units dropped.
+    num_passes : int
+        Forward passes, each with other units dropped (T).
 
     Raises
     ------
@@ -56,7 +57,7 @@ def bald(
     scores = mutual_information(
         network, inputs, num_passes=num_passes, generator=context.generator
     )
-    return Selection(top(scores, budget), notes=choice.notes)
+    return take_top(scores, budget, notes=choice.notes)
 
 
 def mutual_information(

@@ -1,46 +1,15 @@
-"""BADGE: diverse samples of large gradients, by k-means++ on gradient embeddings.
+"""k-means++: draw points that lie far from each other.
 
-Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds
-    Jordan T. Ash, Chicheng Zhang, Akshay Krishnamurthy, John Langford and Alekh
-    Agarwal. ICLR 2020, arXiv 1906.03671.
+k-means++: The Advantages of Careful Seeding
+    David Arthur and Sergei Vassilvitskii. SODA 2007.
 """
 
 import torch
 from torch import Generator, Tensor
 
-from fairfal_flwr.query.context import Outputs, QueryContext, Selection
-from fairfal_flwr.query.gradient_embedding import (
-    OuterProducts,
-    Points,
-    gradient_embedding,
-)
-from fairfal_flwr.query.model_choice import ModelOption, choose_model
-from fairfal_flwr.query.registry import strategy
+from fairfal_flwr.query.gradient_embedding import Points, squared_distances_from
 
-__all__ = ["badge", "hypothetical_gradients", "k_means_plus_plus"]
-
-
-@strategy("badge")
-def badge(
-    context: QueryContext, budget: int, *, model: ModelOption = "global"
-) -> Selection:
-    """Seed a k-means++ on the gradients that the predicted labels would give.
-
-    The first is the sample of the largest gradient; see `k_means_plus_plus`.
-    """
-    choice = choose_model(context, model)
-    points = hypothetical_gradients(context.outputs(choice.model, "pool"))
-    picks = k_means_plus_plus(points, budget, generator=context.generator)
-    return Selection(picks, notes=choice.notes)
-
-
-def hypothetical_gradients(outputs: Outputs) -> OuterProducts:
-    """Return (onehot(ŷ) − p) ⊗ h with ŷ = argmax p (section 3), factored.
-
-    Its sign is opposite to the gradient's, which no distance sees.
-    """
-    predicted = outputs.probs.argmax(dim=1)
-    return gradient_embedding(outputs.probs, outputs.features, predicted)
+__all__ = ["k_means_plus_plus"]
 
 
 def k_means_plus_plus(points: Points, budget: int, *, generator: Generator) -> Tensor:
@@ -75,9 +44,7 @@ def k_means_plus_plus(points: Points, budget: int, *, generator: Generator) -> T
             pick = _draw(nearest * left, left, draws[step])
         taken[step] = pick
         left[pick] = 0
-        inner = points.inner_products(points[pick[None]])[:, 0]
-        distances = (norms + norms[pick] - 2 * inner).clamp_(min=0)
-        nearest = torch.minimum(nearest, distances)
+        nearest = nearest.minimum(squared_distances_from(points, pick, norms))
     return taken
 
 

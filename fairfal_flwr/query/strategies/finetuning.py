@@ -6,12 +6,11 @@ Diversity"
     2303.12317.
 """
 
-from typing import Literal
-
-from fairfal_flwr.query.badge import badge
 from fairfal_flwr.query.context import QueryContext, Selection
+from fairfal_flwr.query.options import Flavor
 from fairfal_flwr.query.registry import strategy
-from fairfal_flwr.query.uncertainty import entropy
+from fairfal_flwr.query.strategies.badge import badge
+from fairfal_flwr.query.strategies.uncertainty import entropy
 
 __all__ = ["finetuning"]
 
@@ -21,7 +20,7 @@ def finetuning(
     context: QueryContext,
     budget: int,
     *,
-    flavor: Literal["entropy", "badge"] = "entropy",
+    flavor: Flavor = "entropy",
 ) -> Selection:
     """Choose by the fine-tuned model.
 

@@ -8,15 +8,17 @@ Epistemic variation ranks the pool, samples that never vary are put to sleep, an
 are woken when the pool runs dry.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
+from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.memory import DORMANT, PredictionChanges
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up, top
-from fairfal_flwr.query.uncertainty import entropies
 
 __all__ = ["awaken", "chase", "freeze"]
 
@@ -25,37 +27,42 @@ def _models(*, score: str, **_: Any) -> tuple[Model, ...]:
     return ("global", "local-last") if score == "variation-entropy" else ()
 
 
-@strategy("chase", models=_models, needs_imbalance=False, needs_changes=True)
+@strategy(
+    "chase", models=_models, remembers={DORMANT: None, "changes": PredictionChanges}
+)
 def chase(
     context: QueryContext,
     budget: int,
     *,
     score: Literal["variation", "variation-entropy"] = "variation",
-    subset: int = 500,
-    awaken_ratio: float = 0.4,
-    awaken_factor: float = 3.0,
+    subset: Annotated[int, Range(ge=1)] = 500,
+    awaken_ratio: Annotated[float, Range(ge=0, le=1)] = 0.4,
+    awaken_factor: Annotated[float, Range(ge=0)] = 3.0,
 ) -> Selection:
     """Take the samples of the largest epistemic variation among those awake.
 
     Parameters
     ----------
     context : QueryContext
-        Needs `prediction_changes`; `dormant` is what the last selection returned.
+        Needs `changes` in its memory; `dormant` there is who sleeps, nobody by default.
     budget : int
         Samples to choose.
     score : {"variation", "variation-entropy"}
-        EV, or EV plus the entropy of the global model minus that of "local-last",
-        scaled to [0, 1] (the variant `Tloc-ab`).
-    subset : int, default 500
-        At most so many samples awake are looked at, drawn at random; never fewer than
-        the budget.
-    awaken_ratio, awaken_factor : float, defaults 0.4 and 3
-        See `awaken`.
+        What ranks the samples: `variation` is how often the prediction changed between
+        the epochs of the last round (EV); `variation-entropy` adds the entropy of the
+        global model minus that of the client's own, scaled to [0, 1] (`Tloc-ab`).
+    subset : int
+        Most samples awake that are looked at, drawn at random; never fewer than the
+        budget.
+    awaken_ratio : float
+        Fraction of the dormant samples that wakes at once.
+    awaken_factor : float
+        Dormant samples wake where at most this many times the budget are awake.
 
     Returns
     -------
     Selection
-        `dormant` is the memory to hand in at the next query; the notes count it.
+        Its memory says who is dormant; the notes count them.
 
     Notes
     -----
@@ -67,15 +74,8 @@ def chase(
     ValueError
         If the prediction changes are missing.
     """
-    changes = context.prediction_changes
-    if changes is None:
-        raise ValueError(
-            "CHASe needs how often the local model's predictions changed in the last "
-            "round: give the context `prediction_changes`."
-        )
-    asleep = context.dormant
-    if asleep is None:
-        asleep = torch.zeros_like(changes, dtype=torch.bool)
+    changes = context.remembered("changes")
+    asleep = context.memory.get(DORMANT, torch.zeros_like(changes)) != 0
     asleep = awaken(
         asleep,
         budget,
@@ -94,15 +94,20 @@ def chase(
         )
     chosen = looked_at[top(scores[looked_at], budget)]
     dormant = freeze(asleep, changes, looked_at, chosen)
-    return Selection(chosen, notes={"dormant": float(dormant.sum())}, dormant=dormant)
+    return Selection(
+        chosen,
+        scores=scores[chosen],
+        notes={DORMANT: float(dormant.sum())},
+        memory={DORMANT: dormant.long()},
+    )
 
 
 def awaken(
     dormant: Tensor,
     budget: int,
     *,
-    ratio: float = 0.4,
-    factor: float = 3.0,
+    ratio: float,
+    factor: float,
     generator: Generator,
 ) -> Tensor:
     """Return who sleeps on: where few are awake, some of the dormant return.
@@ -113,9 +118,9 @@ def awaken(
         Who sleeps.
     budget : int
         b.
-    ratio : float, default 0.4
+    ratio : float
         The fraction of the dormant that wakes, drawn at random, in [0, 1].
-    factor : float, default 3
+    factor : float
         They wake where at most `factor` · b are awake.
     generator : torch.Generator
         On the CPU.
