@@ -155,10 +155,8 @@ def make_strategy(
     Raises
     ------
     UserError
-        If a key is set that the strategy does not take, or it cannot work with so few
-        clients.
+        If the strategy cannot work with so few clients.
     """
-    _refuse_foreign_arguments(config.federation)
     _refuse_too_few_clients(config)
     return make_private(_build(config, statistics), config)
 
@@ -210,20 +208,6 @@ def _build(config: RunConfig, statistics: frozenset[str]) -> Strategy:
     if isinstance(strategy, _OptimizesParametersOnly):
         strategy.statistics = statistics
     return strategy
-
-
-def _refuse_foreign_arguments(config: FederationConfig) -> None:
-    taken = STRATEGIES[config.strategy].arguments
-    arguments = {name for entry in STRATEGIES.values() for name in entry.arguments}
-    for name in sorted(arguments - set(taken)):
-        default = FederationConfig.model_fields[name].default
-        if (value := getattr(config, name)) != default:
-            takers = [n for n, entry in STRATEGIES.items() if name in entry.arguments]
-            raise UserError(
-                f"`federation.{name.replace('_', '-')}` is {value}, but the strategy "
-                f"{config.strategy} does not take it; allowed with: "
-                f"{', '.join(takers)}."
-            )
 
 
 def _refuse_too_few_clients(config: RunConfig) -> None:

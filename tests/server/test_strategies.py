@@ -1,9 +1,6 @@
 """Every strategy by one key: arguments, refusals, runs, determinism, documentation."""
 
 import inspect
-import re
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +9,10 @@ from flwr.serverapp import strategy as flower
 from grid import run_campaign
 
 from fairfal_flwr.config import FederationConfig, RunConfig
+from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.randomness import derive_seed
 from fairfal_flwr.server.strategies import STRATEGIES, make_strategy, restart
-
-PAGE = Path(__file__).parents[2] / "docs" / "federation.md"
 
 # Flower's arguments that are no keys: who takes part, record keys, callables.
 OURS = {
@@ -71,8 +67,14 @@ def same(first, second):
 
 
 def test_the_config_names_the_registry():
-    names = get_args(FederationConfig.model_fields["strategy"].annotation)
-    assert list(names) == list(STRATEGIES)
+    assert list(AGGREGATIONS) == list(STRATEGIES)
+    for name, aggregation in AGGREGATIONS.items():
+        assert aggregation.flower == getattr(FLOWERS.get(name), "__name__", "")
+        taken = tuple(key.replace("-", "_") for key in aggregation.takes)
+        assert taken == STRATEGIES[name].arguments
+        for hostile in (0, 2):
+            least = aggregation.least_replies(hostile)
+            assert least == STRATEGIES[name].least_replies(hostile)
     assert STRATEGIES.keys() == FLOWERS.keys() | {"scaffold"}
 
 
@@ -96,21 +98,7 @@ def test_the_strategy_is_flowers_and_gets_the_arguments(name):
         if argument == "client_learning_rate":
             wanted = RunConfig().train.lr
         assert getattr(strategy, argument) == wanted
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "line"),
-    [
-        ("proximal-mu", 0.5, "does not take it; allowed with: fedprox"),
-        ("eta", 0.5, "allowed with: fedadam, fedadagrad, fedyogi"),
-        ("num-malicious-nodes", 1, "allowed with: krum, multikrum, bulyan"),
-        ("server-learning-rate", 0.5, "allowed with: fedavgm, scaffold"),
-    ],
-)
-def test_a_foreign_argument_is_refused_with_its_owners(key, value, line):
-    config = RunConfig.from_flat({f"federation.{key}": value})
-    with pytest.raises(UserError, match=f"`federation.{key}` is {value}.*{line}"):
-        make_strategy(config)
+    assert vars(strategy).keys() >= set(AGGREGATIONS[name].remembers)
 
 
 @pytest.mark.parametrize(
@@ -221,15 +209,3 @@ def test_few_clients_take_part_by_fraction(tmp_path):
     trains = [m for m in grid.requests if m.metadata.message_type == "train"]
     assert len(trains) == 2 * 4
     assert len(campaign.recorder.cycles) == 2
-
-
-def rows(page):
-    return re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", page, flags=re.MULTILINE)
-
-
-def test_the_page_lists_every_strategy_with_its_arguments():
-    table = {name: columns for name, *columns in rows(PAGE.read_text())}
-    assert list(table) == list(STRATEGIES)
-    for name, (arguments, _) in table.items():
-        named = {key.replace("-", "_") for key in re.findall(r"`([\w-]+)`", arguments)}
-        assert named == set(STRATEGIES[name].arguments)
