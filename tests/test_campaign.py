@@ -173,7 +173,9 @@ def test_a_strategy_cannot_reach_the_labels_of_the_pool(small, monkeypatch):
     "strategy", ["fairfal", pytest.param("random", marks=pytest.mark.slow)]
 )
 def test_the_same_seed_gives_the_same_run_bit_by_bit(small, tmp_path, strategy):
-    chosen = small | {"query.strategy": strategy, "campaign.num-cycles": 2}
+    chosen = RunConfig.keep_taken(
+        small | {"query.strategy": strategy, "campaign.num-cycles": 2}
+    )
     first, _ = run_campaign(chosen)
     asked = selections(first)
     second, _ = run_campaign(chosen | {"state-dir": str(tmp_path / "other")})
@@ -203,7 +205,7 @@ def test_the_mean_imbalance_is_measured_once_and_kept(small):
 
 
 def test_random_sends_no_weights_to_query(small):
-    _, grid = run_campaign(small | {"query.strategy": "random"})
+    _, grid = run_campaign(RunConfig.keep_taken(small | {"query.strategy": "random"}))
     selects = [m for m in grid.requests if m.metadata.message_type == "query.select"]
     assert all("arrays" not in message.content for message in selects)
 
@@ -262,7 +264,7 @@ def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog)
     ids=str,
 )
 def test_extremes_run_through(small, extreme):
-    campaign, _ = run_campaign(small | extreme)
+    campaign, _ = run_campaign(RunConfig.keep_taken(small | extreme))
     assert len(campaign.recorder.cycles) == 3
     assert all(torch.isfinite(w).all() for w in campaign.state.weights.values())
 

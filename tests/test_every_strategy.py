@@ -76,7 +76,7 @@ def deployed(message, context):
 )
 def test_a_run_repeats_itself_bit_by_bit_also_without_memory(toy, tmp_path, name):
     """All that a query needs of the past is on disk."""
-    chosen = toy | {"query.strategy": name}
+    chosen = RunConfig.keep_taken(toy | {"query.strategy": name})
     first, _ = run_campaign(chosen)
     asked = selections(first)
     assert all(len(set(map(len, cycles))) == 1 for cycles in asked)
@@ -92,7 +92,9 @@ def test_a_run_repeats_itself_bit_by_bit_also_without_memory(toy, tmp_path, name
 )
 @pytest.mark.slow
 def test_any_model_can_be_the_one_that_queries(toy, model):
-    chosen = toy | {"query.strategy": "margin", "query.model": model}
+    chosen = RunConfig.keep_taken(
+        toy | {"query.strategy": "margin", "query.model": model}
+    )
     campaign, grid = run_campaign(chosen)
     assert campaign.state.num_labels > 0
     kinds = {message.metadata.message_type for message in grid.requests}
@@ -156,7 +158,7 @@ def test_a_model_that_a_strategy_does_not_take_is_one_line(strategy, model, line
 
 def test_a_strategy_of_ones_own_runs_by_its_name(toy):
     own = "examples.my_strategy:rarest_first"
-    campaign, grid = run_campaign(toy | {"query.strategy": own})
+    campaign, grid = run_campaign(RunConfig.keep_taken(toy | {"query.strategy": own}))
     assert campaign.state.num_labels > 0
     assert campaign.recorder.folder.name.count(":") == 0
     queries = (campaign.recorder.folder / "queries.csv").read_text()
@@ -202,7 +204,7 @@ def test_a_strategy_of_ones_own_that_fails_is_one_line(toy, tmp_path, monkeypatc
     with pytest.raises(
         UserError, match=r"'failing_ideas:f'; AttributeError: .*no_such"
     ):
-        run_campaign(toy | {"query.strategy": "failing_ideas:f"})
+        run_campaign(RunConfig.keep_taken(toy | {"query.strategy": "failing_ideas:f"}))
 
 
 def test_one_may_say_what_a_strategy_of_ones_own_needs(tmp_path, monkeypatch):
@@ -236,6 +238,8 @@ def test_a_module_beside_the_client_app_travels_to_the_clients(tmp_path):
         "output-dir": str(tmp_path / "runs"),
         "state-dir": str(tmp_path / "state"),
     }
+    for key in ("local.max-epochs", "distill.max-epochs", "gcnal.steps"):
+        del values[key]
     lines: list[str] = []
     with local_superlink() as link:
         record = run_app(link, app_folder, values, num_supernodes=3, echo=lines.append)

@@ -5,7 +5,7 @@ what it saw the first time.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -151,7 +151,8 @@ class Pool:
 
     def sample_ids(self, positions: Tensor) -> NDArray[np.int64]:
         """Return the identities of some samples."""
-        return self.shard.sample_ids[positions.cpu().numpy()]
+        found: NDArray[np.int64] = self.shard.sample_ids[positions.cpu().numpy()]
+        return found
 
     def _remembered(
         self, name: str, cycle: int, shown: NDArray[np.int64], values: Tensor
@@ -188,5 +189,5 @@ def values_at(
     return np.where(known[rows] == wanted, values[rows], 0)
 
 
-def _as_numpy(tensor: Tensor | None) -> NDArray[np.int64] | None:
+def _as_numpy(tensor: Tensor | None) -> NDArray[Any] | None:
     return None if tensor is None else tensor.cpu().numpy()

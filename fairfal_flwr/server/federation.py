@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
     EvaluateReply,
@@ -37,7 +38,7 @@ from fairfal_flwr.server.privacy import (
 from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
 from fairfal_flwr.server.sampling import draw_clients, grid_of
 from fairfal_flwr.server.state import CampaignState
-from fairfal_flwr.server.strategies import STRATEGIES, make_strategy
+from fairfal_flwr.server.strategies import make_strategy
 
 __all__ = ["Federation", "TrainedRound"]
 
@@ -92,7 +93,7 @@ class Federation:
         self.clients = clients
         self.buffers = buffers
         self.num_classes = num_classes
-        self._entry = STRATEGIES[config.federation.strategy]
+        self._entry = AGGREGATIONS[config.federation.strategy]
         self._strategy = make_private(self._fresh_strategy(), config)
 
     def restart(self) -> None:

@@ -33,7 +33,6 @@ from fairfal_flwr.server.sampling import round_size
 
 __all__ = [
     "EQUAL_WEIGHT",
-    "MECHANISMS",
     "adds_noise",
     "expect_replies",
     "keep_variances_positive",
@@ -47,25 +46,6 @@ __all__ = [
 ]
 
 EQUAL_WEIGHT = "equal-weight"
-
-_FIXED = ("noise_multiplier", "clipping_norm", "delta")
-_ADAPTIVE = (
-    "noise_multiplier",
-    "clipping_norm",
-    "target_clipped_quantile",
-    "clip_norm_lr",
-    "clipped_count_stddev",
-)
-
-# The keys of `privacy` that each mechanism takes.
-MECHANISMS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "server-fixed": _FIXED,
-    "client-fixed": _FIXED,
-    "server-adaptive": _ADAPTIVE,
-    "client-adaptive": _ADAPTIVE,
-    "local": ("clipping_norm", "epsilon", "delta", "sensitivity"),
-}
 
 
 class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
@@ -110,11 +90,9 @@ def make_private(strategy: Strategy, config: RunConfig) -> Strategy:
     Raises
     ------
     UserError
-        If a key is set that the mechanism does not take, or strategy and mechanism do
-        not go together.
+        If strategy and mechanism do not go together.
     """
     privacy = config.privacy
-    _refuse_foreign_arguments(privacy)
     _refuse_unsound_pairs(config)
     if not adds_noise(privacy):
         return strategy
@@ -192,8 +170,10 @@ def privacy_report(strategy: Strategy, config: PrivacyConfig) -> dict[str, Any] 
     """
     if config.mechanism == "none":
         return None
-    taken = {n: getattr(config, n) for n in MECHANISMS[config.mechanism]}
-    report: dict[str, Any] = {"mechanism": config.mechanism, "settings": taken}
+    report: dict[str, Any] = {
+        "mechanism": config.mechanism,
+        "settings": config.arguments,
+    }
     if isinstance(strategy, FixedClipping):
         spent = strategy.privacy_spent()
         if spent is None:
@@ -265,19 +245,6 @@ def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strateg
         clip_norm_lr=privacy.clip_norm_lr,
         clipped_count_stddev=privacy.clipped_count_stddev or None,
     )
-
-
-def _refuse_foreign_arguments(config: PrivacyConfig) -> None:
-    arguments = {name for names in MECHANISMS.values() for name in names}
-    for name in sorted(arguments - set(MECHANISMS[config.mechanism])):
-        default = PrivacyConfig.model_fields[name].default
-        if (value := getattr(config, name)) != default:
-            takers = [n for n, names in MECHANISMS.items() if name in names]
-            raise UserError(
-                f"`privacy.{name.replace('_', '-')}` is {value}, but the mechanism "
-                f"{config.mechanism} does not take it; allowed with: "
-                f"{', '.join(takers)}."
-            )
 
 
 def _refuse_unsound_pairs(config: RunConfig) -> None:

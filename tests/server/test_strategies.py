@@ -1,9 +1,6 @@
 """Every strategy by one key: arguments, refusals, runs, determinism, documentation."""
 
 import inspect
-import re
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,10 +9,8 @@ from flwr.serverapp import strategy as flower
 from grid import run_campaign, same_weights, strategy_of
 
 from fairfal_flwr.config import FederationConfig, RunConfig
+from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.server.strategies import STRATEGIES
-
-PAGE = Path(__file__).parents[2] / "docs" / "federation.md"
 
 # Flower's arguments that are no keys: who takes part, record keys, callables.
 OURS = {
@@ -65,47 +60,37 @@ def small(tmp_path, name, **changes):
     return SMALL | folders | changes
 
 
-def test_the_config_names_the_registry():
-    names = get_args(FederationConfig.model_fields["strategy"].annotation)
-    assert list(names) == list(STRATEGIES)
-    assert STRATEGIES.keys() == FLOWERS.keys() | {"scaffold"}
+def arguments(name):
+    return [key.replace("-", "_") for key in AGGREGATIONS[name].takes]
+
+
+def test_the_table_names_flowers_classes():
+    assert AGGREGATIONS.keys() == FLOWERS.keys() | {"scaffold"}
+    for name, theirs in FLOWERS.items():
+        assert AGGREGATIONS[name].flower == theirs.__name__
 
 
 @pytest.mark.parametrize("name", FLOWERS)
 def test_the_keys_are_the_arguments_of_flowers_class(name):
     """Exactly its own arguments, with its defaults where those make sense."""
     signature = inspect.signature(FLOWERS[name]).parameters
-    assert set(STRATEGIES[name].arguments) == set(signature) - OURS
-    for argument in STRATEGIES[name].arguments:
+    assert set(arguments(name)) == set(signature) - OURS
+    for argument in arguments(name):
         ours = FederationConfig.model_fields[argument].default
         agrees = signature[argument].default == ours
         assert agrees == ((name, argument) not in OTHER_DEFAULTS), argument
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AGGREGATIONS)
 def test_the_strategy_is_flowers_and_gets_the_arguments(name):
     strategy = make(federation__strategy=name)
     assert isinstance(strategy, FLOWERS.get(name, flower.FedAvg))
-    for argument in STRATEGIES[name].arguments:
+    for argument in arguments(name):
         wanted = FederationConfig.model_fields[argument].default
         if argument == "client_learning_rate":
             wanted = RunConfig().train.lr
         assert getattr(strategy, argument) == wanted
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "line"),
-    [
-        ("proximal-mu", 0.5, "does not take it; allowed with: fedprox"),
-        ("eta", 0.5, "allowed with: fedadam, fedadagrad, fedyogi"),
-        ("num-malicious-nodes", 1, "allowed with: krum, multikrum, bulyan"),
-        ("server-learning-rate", 0.5, "allowed with: fedavgm, scaffold"),
-    ],
-)
-def test_a_foreign_argument_is_refused_with_its_owners(key, value, line):
-    config = RunConfig.from_flat({f"federation.{key}": value})
-    with pytest.raises(UserError, match=f"`federation.{key}` is {value}.*{line}"):
-        strategy_of(config)
+    assert vars(strategy).keys() >= set(AGGREGATIONS[name].remembers)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +117,7 @@ def test_too_few_clients_are_refused_before_any_is_bothered(changes, line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AGGREGATIONS)
 def test_each_strategy_runs_by_one_key_and_repeats_bit_by_bit(tmp_path, name):
     chosen = {"federation.strategy": name, "campaign.num-cycles": 1}
     first, grid = run_campaign(small(tmp_path, "a", **chosen))
@@ -199,15 +184,3 @@ def test_few_clients_take_part_by_fraction(tmp_path):
     trains = [m for m in grid.requests if m.metadata.message_type == "train"]
     assert len(trains) == 2 * 4
     assert len(campaign.recorder.cycles) == 2
-
-
-def rows(page):
-    return re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", page, flags=re.MULTILINE)
-
-
-def test_the_page_lists_every_strategy_with_its_arguments():
-    table = {name: columns for name, *columns in rows(PAGE.read_text())}
-    assert list(table) == list(STRATEGIES)
-    for name, (arguments, _) in table.items():
-        named = {key.replace("-", "_") for key in re.findall(r"`([\w-]+)`", arguments)}
-        assert named == set(STRATEGIES[name].arguments)

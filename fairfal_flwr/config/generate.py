@@ -1,0 +1,144 @@
+"""The module `generated`: what the rest of the package offers, as keys and names."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from fairfal_flwr.config.strategy import QueryStrategy, describe
+from fairfal_flwr.data.datasets import SOURCES
+from fairfal_flwr.models import MODELS
+from fairfal_flwr.query import model_choice
+from fairfal_flwr.query.context import Model
+from fairfal_flwr.query.options import Option, Range, options_of
+from fairfal_flwr.query.registry import STRATEGIES
+
+__all__ = ["generated_module", "section_options"]
+
+_HEAD = '''# ruff: noqa: E501, RUF001
+"""What strategies, networks and image sets there are, and the strategies' keys.
+
+Written by `make config` from their code; do not edit. After a conflict in it, take
+either side and say `make config`.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fairfal_flwr.config.section import Section
+from fairfal_flwr.config.strategy import QueryStrategy
+'''
+_DOC = "Which model queries by FairFAL's rule; read where the choice is adaptive."
+_SECTIONS = '''
+class StrategySections(Section):
+    """One section for each query strategy with options, and the model choice."""
+'''
+_MODEL_WORDS = (*get_args(Model), *model_choice.ADAPTIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """When the global model queries and when the local one.
+
+    Parameters
+    ----------
+    threshold : float, default 0.75
+        The global model queries where the score s = 1 - (divergence + imbalance) / 2
+        exceeds this (the paper's delta).
+    balance_seed : int, default 42
+        Seed of the class-balanced resampling of the labels.
+    """
+
+    threshold: Annotated[float, Range(ge=0, le=1)] = 0.75
+    balance_seed: Annotated[int, Range(ge=0)] = 42
+
+
+_ADAPTIVE_RULE: Callable[..., Any] = getattr(model_choice, "AdaptiveRule", _Rule)
+
+
+def section_options(name: str) -> list[Option]:
+    """Return the options of a strategy that are keys of its section.
+
+    Its option `model` is `query.model`.
+    """
+    options = options_of(STRATEGIES[name].function).values()
+    return [option for option in options if option.name != "model"]
+
+
+def generated_module() -> str:
+    """Return the text of the module."""
+    sections = {
+        "adaptive": _section("adaptive", _DOC, options_of(_ADAPTIVE_RULE).values())
+    }
+    for name in sorted(STRATEGIES):
+        if options := section_options(name):
+            doc = f"Options of the query strategy `{name}`."
+            sections[name] = _section(name, doc, options)
+    parts = [_HEAD, _names(), *sections.values(), _SECTIONS, *map(_member, sections)]
+    return _formatted("\n".join(parts))
+
+
+def _names() -> str:
+    lines = [
+        f"IMAGE_SETS = {tuple(SOURCES)!r}",
+        f"NETWORKS = {tuple(MODELS)!r}",
+        f"ModelWord = {_literal(('auto', *_MODEL_WORDS))}",
+        f"ANY_MODEL = {_MODEL_WORDS!r}",
+        "STRATEGIES: dict[str, QueryStrategy] = {",
+        *(f"{name!r}: {_call(describe(name))}," for name in sorted(STRATEGIES)),
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def _call(facts: QueryStrategy) -> str:
+    """Return the code that makes it, in short."""
+    values = [repr(value) for value in facts]
+    values = ["ANY_MODEL" if value == repr(_MODEL_WORDS) else value for value in values]
+    defaults = [repr(default) for default in QueryStrategy()]
+    while values and values[-1] == defaults[len(values) - 1]:
+        values.pop()
+    return f"QueryStrategy({', '.join(values)})"
+
+
+def _section(name: str, doc: str, options: Iterable[Option]) -> str:
+    options = list(options)
+    lines = [f"class {_class(name)}(Section):", f'    """{doc}"""']
+    return "\n".join([*lines, *(_field(option, options) for option in options)])
+
+
+def _field(option: Option, siblings: Iterable[Option]) -> str:
+    kind = _literal(option.words) if option.words else option.kind.__name__
+    limits = {n: b for n, b in vars(option.range).items() if b is not None}
+    meaning = option.meaning
+    for sibling in siblings:  # which the docstring calls as Python does
+        key = sibling.name.replace("_", "-")
+        meaning = meaning.replace(f"`{sibling.name}`", f"`{key}`")
+    arguments = [
+        repr(option.default),
+        *(f"{name}={bound!r}" for name, bound in limits.items()),
+        f"description={meaning!r}",
+    ]
+    return f"    {option.name}: {kind} = Field({', '.join(arguments)})"
+
+
+def _member(name: str) -> str:
+    attribute = name.replace("-", "_")
+    return f"    {attribute}: {_class(name)} = Field(default_factory={_class(name)})"
+
+
+def _literal(words: Iterable[str]) -> str:
+    return f"Literal[{', '.join(map(repr, words))}]"
+
+
+def _class(name: str) -> str:
+    return f"{name.title().replace('-', '')}Config"
+
+
+def _formatted(code: str) -> str:
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "x.py", "-"]
+    return subprocess.run(
+        command, input=code, capture_output=True, text=True, check=True
+    ).stdout
