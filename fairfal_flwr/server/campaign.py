@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from statistics import mean
 from time import perf_counter
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -27,6 +27,8 @@ from fairfal_flwr.messages import (
 )
 from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.randomness import derive_seed, numpy_generator
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.runs.rows import CycleRow, RoundRow
 from fairfal_flwr.server.clients import Check, Clients
 from fairfal_flwr.server.evaluator import Evaluation, Evaluator
 from fairfal_flwr.server.privacy import (
@@ -36,7 +38,7 @@ from fairfal_flwr.server.privacy import (
     privacy_report,
     weigh_equally,
 )
-from fairfal_flwr.server.recorder import CycleRow, Recorder, RoundRow
+from fairfal_flwr.server.recorder import Recorder
 from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
 from fairfal_flwr.server.strategies import make_strategy, restart
 
@@ -76,6 +78,7 @@ class Campaign:
         self.weights: Weights = {}
         self.last_aggregate: tuple[int, int] | None = None  # cycle and round
         self.strategy_rounds = 0  # since the strategy started
+        self.privacy: dict[str, Any] | None = None  # what is spent so far
 
     @property
     def num_samples(self) -> int:
@@ -100,10 +103,11 @@ class Campaign:
             self.meet_clients()
             for cycle in range(1, self.config.campaign.num_cycles + 1):
                 self.run_cycle(cycle)
-        except Exception:
-            self.recorder.stop(self.weights, self.last_aggregate)
+        except Exception as error:
+            reason = str(error) or repr(error)
+            self.recorder.stop(self.weights, self.last_aggregate, self.privacy, reason)
             raise
-        self.recorder.finish()
+        self.recorder.finish(self.privacy)
 
     def meet_clients(self) -> None:
         """Learn which node is which client, and that each can read its images."""
@@ -113,7 +117,7 @@ class Campaign:
         self.recorder.announce(
             self.num_samples,
             num_gpus=sum(status.on_gpu for status in statuses.values()),
-            rare_classes=sorted(self.evaluator.rare_classes.tolist()),
+            rare=sorted(self.evaluator.rare_classes.tolist()),
         )
 
     def run_cycle(self, cycle: int) -> None:
@@ -139,7 +143,7 @@ class Campaign:
             query_seconds=annotated - started,
             train_seconds=perf_counter() - annotated,
         )
-        self.recorder.record_cycle(row, self.weights)
+        self.recorder.record_cycle(row, self.weights, self.privacy)
 
     def annotate(self, cycle: int) -> int | None:
         """Have every client choose and label samples; the first cycle is random.
@@ -151,6 +155,7 @@ class Campaign:
             makes no such choice.
         """
         name = "random" if cycle == 1 else self.config.query.strategy
+        self.recorder.event(EventKind.QUERY_STARTED, cycle=cycle, strategy=name)
         options = self.config.strategy_options(name)
         needs = resolve(name).requirements(options)
         imbalances = {}
@@ -186,6 +191,7 @@ class Campaign:
         """Train on the clients and aggregate; evaluate where it is due."""
         started = perf_counter()
         campaign = self.config.campaign
+        self.recorder.event(EventKind.ROUND_STARTED, cycle=cycle, round=round_number)
         clients, loss = self._train(cycle, round_number)
         is_last = round_number == campaign.num_rounds
         due = is_last or round_number % campaign.evaluate_every == 0
@@ -252,7 +258,7 @@ class Campaign:
         assert metrics is not None
         self.weights = self._accept(aggregate)
         self.last_aggregate = cycle, round_number
-        self.recorder.privacy = privacy_report(self.strategy, config.privacy)
+        self.privacy = privacy_report(self.strategy, config.privacy)
         return len(replies), float(cast(float, metrics["loss"]))
 
     def _train_check(self, sent: ArrayRecord) -> Check:

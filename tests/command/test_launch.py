@@ -14,7 +14,8 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from fairfal_flwr import __version__, cli, launch
+from fairfal_flwr import __version__
+from fairfal_flwr.command import cli, launch
 from fairfal_flwr.errors import UserError
 
 # Names that no folder on sys.path has, such as this project's own root.
