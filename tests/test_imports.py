@@ -34,7 +34,9 @@ PURE = {
 FORBIDDEN = {
     "query": PURE,
     "models": PURE,
-    "runs": FLOWER | {"torch", "torchvision", "numpy"},
+    "runs": FLOWER
+    | {"torch", "torchvision", "numpy"}
+    | {f"{PACKAGE}.{module}" for module in ("device", "randomness", "console")},
     "data": FLOWER | {f"{PACKAGE}.{room}" for room in ("query", "messages")},
     "report": FLOWER
     | {"torch", *(f"{PACKAGE}.{room}" for room in ("query", "models", "messages"))},

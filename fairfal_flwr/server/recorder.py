@@ -38,9 +38,8 @@ class Recorder:
         name = f"{config.data.name}-{config.query.strategy}-seed{config.seed}"
         self._writer = RunWriter.create(output_root(config.output_dir), name)
         self._progress = Progress(config)
-        self.folder = self._writer.folder
+        self.event, self.folder = self._writer.event, self._writer.folder
         self.name = self.folder.name  # which is also the campaign's
-        self.event = self._writer.event
         self.summary = Summary(
             run=self.name,
             finished=False,
