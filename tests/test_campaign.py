@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 from flwr.common.config import flatten_dict
-from grid import InProcessGrid, run_campaign
+from grid import InProcessGrid, run_campaign, same_weights
 from safetensors.torch import load_file
 
 from client_app import app
@@ -77,12 +77,6 @@ def selections(campaign):
     return [[book.selection(c).tolist() for c in cycles] for book in ledgers(campaign)]
 
 
-def same_weights(first, second):
-    return all(
-        torch.equal(first.weights[key], second.weights[key]) for key in first.weights
-    )
-
-
 def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
     campaign, _ = run_campaign(small, draws=True)
     folder = campaign.recorder.folder
@@ -108,7 +102,7 @@ def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
     assert RunConfig.from_flat(config) == campaign.config
     assert (folder / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     saved = load_file(folder / "model.safetensors")
-    assert all(torch.equal(saved[key], campaign.weights[key]) for key in saved)
+    assert all(torch.equal(saved[key], campaign.state.weights[key]) for key in saved)
     assert not list(folder.glob(".*"))
 
 
@@ -201,13 +195,13 @@ def test_the_mean_imbalance_is_measured_once_and_kept(small):
         for m in grid.requests
         if m.metadata.message_type == "query.select"
     ]
-    assert sent == [None] * 3 + [campaign.mean_imbalance] * 6
+    assert sent == [None] * 3 + [campaign.state.mean_imbalance] * 6
     gammas = [
         r.content["metrics"]["imbalance"]
         for r in grid.replies
         if r.metadata.message_type == "query.imbalance"
     ]
-    assert campaign.mean_imbalance == pytest.approx(sum(gammas) / 3)
+    assert campaign.state.mean_imbalance == pytest.approx(sum(gammas) / 3)
 
 
 def test_random_sends_no_weights_to_query(small):
@@ -240,14 +234,14 @@ def test_a_crash_between_asking_and_answering_loses_nothing(small, monkeypatch):
     asked = Ledger(participant.ledger.path, participant.shard.fingerprint).selection(1)
     back = Participant(config, 0, "crash")
     back.select(request)
-    sample_ids, labels = back.ledger.labeled()
+    sample_ids, labels = back.ledger.labeled(1)
     assert sample_ids.tolist() == sorted(asked.tolist())
     assert len(labels) == len(asked)
 
 
 def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog):
     campaign, _ = run_campaign(small | {"campaign.budget": 0.4})
-    assert campaign.num_labels == campaign.num_samples
+    assert campaign.state.num_labels == campaign.state.num_samples
     queries = list(csv.DictReader((campaign.recorder.folder / "queries.csv").open()))
     last = [q for q in queries if q["cycle"] == "3"]
     assert all(int(q["num-selected"]) < int(q["budget"]) for q in last)
@@ -272,7 +266,7 @@ def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog)
 def test_extremes_run_through(small, extreme):
     campaign, _ = run_campaign(RunConfig.keep_taken(small | extreme))
     assert len(campaign.recorder.cycles) == 3
-    assert all(torch.isfinite(w).all() for w in campaign.weights.values())
+    assert all(torch.isfinite(w).all() for w in campaign.state.weights.values())
 
 
 @pytest.mark.gpu
@@ -280,7 +274,7 @@ def test_a_campaign_runs_on_cuda_and_keeps_the_shard_there(small):
     campaign, _ = run_campaign(small | {"device": "cuda"})
     owner = find_participant(campaign.config, 0, campaign.recorder.name)
     assert owner.shard.images.is_cuda
-    assert owner.holdings().pool.is_cuda
+    assert owner.pool.as_of(1).pool.is_cuda
     assert len(campaign.recorder.cycles) == 3
 
 

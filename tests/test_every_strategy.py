@@ -56,7 +56,8 @@ def selections(campaign):
 
 def same_weights(first, second):
     return all(
-        torch.equal(first.weights[key], second.weights[key]) for key in first.weights
+        torch.equal(first.state.weights[key], second.state.weights[key])
+        for key in first.state.weights
     )
 
 
@@ -95,7 +96,7 @@ def test_any_model_can_be_the_one_that_queries(toy, model):
         toy | {"query.strategy": "margin", "query.model": model}
     )
     campaign, grid = run_campaign(chosen)
-    assert campaign.num_labels > 0
+    assert campaign.state.num_labels > 0
     kinds = {message.metadata.message_type for message in grid.requests}
     assert ("query.imbalance" in kinds) == (model == "adaptive")
 
@@ -158,7 +159,7 @@ def test_a_model_that_a_strategy_does_not_take_is_one_line(strategy, model, line
 def test_a_strategy_of_ones_own_runs_by_its_name(toy):
     own = "examples.my_strategy:rarest_first"
     campaign, grid = run_campaign(RunConfig.keep_taken(toy | {"query.strategy": own}))
-    assert campaign.num_labels > 0
+    assert campaign.state.num_labels > 0
     assert campaign.recorder.folder.name.count(":") == 0
     queries = (campaign.recorder.folder / "queries.csv").read_text()
     assert queries.count(own) == 3

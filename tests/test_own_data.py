@@ -81,7 +81,7 @@ def test_every_node_has_its_own_folder_and_the_server_none(tmp_path, toy):
     }
     campaign = run_at_nodes(keys, folders)
     row = summary(campaign)["cycles"][-1]
-    assert campaign.num_samples == 24
+    assert campaign.state.num_samples == 24
     assert row["labels"] == 12
     assert 0 <= row["accuracy"] <= 1
     assert len(row["recalls"]) == 3

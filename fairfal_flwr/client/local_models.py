@@ -2,9 +2,9 @@
 
 import logging
 
+from fairfal_flwr.client.distillation import distillation
 from fairfal_flwr.client.last_round import LastRound
 from fairfal_flwr.client.networks import Networks
-from fairfal_flwr.client.objectives import distillation
 from fairfal_flwr.client.training import (
     LabeledImages,
     train_distilled_model,

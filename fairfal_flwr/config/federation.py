@@ -37,12 +37,14 @@ class Aggregation:
     takes : tuple of str
         Keys of `federation` that are arguments of the class.
     parameters_only : bool, default False
-        Whether it must not see BatchNorm's statistics, which are averaged beside it.
+        Whether it must not see BatchNorm's buffers, which are averaged beside it.
     least_replies : callable
         Fewest replies it works with, given the hostile clients to withstand.
     remembers : tuple of str
         Attributes of the class that a run which goes on needs again. What it takes
         from the weights that it is given is none.
+    has_variates : bool, default False
+        Whether each client also sends the change of a control variate.
     """
 
     flower: str
@@ -50,6 +52,7 @@ class Aggregation:
     parameters_only: bool = False
     least_replies: Callable[[int], int] = _one
     remembers: tuple[str, ...] = ()
+    has_variates: bool = False
 
 
 _MOMENTS: dict[str, Any] = {"parameters_only": True, "remembers": ("m_t", "v_t")}
@@ -64,7 +67,10 @@ AGGREGATIONS: dict[str, Aggregation] = {
     ),
     "fedprox": Aggregation("FedProx", ("proximal-mu",)),
     "scaffold": Aggregation(
-        "", ("server-learning-rate",), remembers=("variate", "accepted")
+        "",
+        ("server-learning-rate",),
+        remembers=("variate", "accepted"),
+        has_variates=True,
     ),
     "fedadam": Aggregation("FedAdam", ("eta", "beta-1", "beta-2", "tau"), **_MOMENTS),
     "fedadagrad": Aggregation("FedAdagrad", ("eta", "tau"), **_MOMENTS),

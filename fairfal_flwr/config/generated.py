@@ -88,10 +88,12 @@ class AdaptiveConfig(Section):
         0.75,
         ge=0,
         le=1,
-        description="The global model queries where the score s = 1 - (divergence + imbalance) / 2 exceeds this (the paper's delta).",
+        description="The global model queries where its score s = 1 - (divergence + imbalance) / 2 exceeds this, else the local one (the paper's δ).",
     )
     balance_seed: int = Field(
-        42, ge=0, description="Seed of the class-balanced resampling of the labels."
+        42,
+        ge=0,
+        description="Seed of the class-balanced resampling of the labels that both models are compared on.",
     )
 
 
@@ -100,11 +102,13 @@ class AlfaMixConfig(Section):
 
     alpha_cap_step: float = Field(
         0.2,
-        description="In (0, 1]. The cap ε on the mixing grows by this until more than b samples have flipped or it reaches 1.",
+        gt=0,
+        le=1,
+        description="The cap ε on the mixing grows by this until more samples than the budget have changed their class or it reaches 1.",
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
-        description='Whose last layer judges the mixtures: "faithful" always the global model\'s, though the features may be the local one\'s; "corrected" that of `model`.',
+        description="Whose last layer judges the mixtures: `faithful` always the global model's, as the published code does, though the features may be another's; `corrected` that of the model that queries.",
     )
 
 
@@ -112,7 +116,7 @@ class BaldConfig(Section):
     """Options of the query strategy `bald`."""
 
     num_passes: int = Field(
-        20, description="T, at least 1: passes with other units dropped."
+        20, ge=1, description="Forward passes, each with other units dropped (T)."
     )
 
 
@@ -121,14 +125,24 @@ class ChaseConfig(Section):
 
     score: Literal["variation", "variation-entropy"] = Field(
         "variation",
-        description='EV, or EV plus the entropy of the global model minus that of "local-last", scaled to [0, 1] (the variant `Tloc-ab`).',
+        description="What ranks the samples: `variation` is how often the prediction changed between the epochs of the last round (EV); `variation-entropy` adds the entropy of the global model minus that of the client's own, scaled to [0, 1] (`Tloc-ab`).",
     )
     subset: int = Field(
         500,
-        description="At most so many samples awake are looked at, drawn at random; never fewer than the budget.",
+        ge=1,
+        description="Most samples awake that are looked at, drawn at random; never fewer than the budget.",
     )
-    awaken_ratio: float = Field(0.4, description="See `awaken`.")
-    awaken_factor: float = Field(3.0, description="See `awaken`.")
+    awaken_ratio: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Fraction of the dormant samples that wakes at once.",
+    )
+    awaken_factor: float = Field(
+        3.0,
+        ge=0,
+        description="Dormant samples wake where at most this many times the budget are awake.",
+    )
 
 
 class DeepfoolConfig(Section):
@@ -136,11 +150,12 @@ class DeepfoolConfig(Section):
 
     max_iterations: int = Field(
         10,
-        description="Steps at most; what has not changed by then keeps the sum of its steps.",
+        ge=1,
+        description="Steps at most; a sample whose class has not changed by then keeps the sum of its steps.",
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
-        description='Which boundary a step heads for: "faithful" that of the last class, since the published code never updates its running minimum; "corrected" the nearest.',
+        description="Which boundary a step heads for: `faithful` that of the last class, since the published code never updates its running minimum; `corrected` the nearest.",
     )
 
 
@@ -149,7 +164,8 @@ class DiverseBatchConfig(Section):
 
     prefilter_factor: int = Field(
         10,
-        description="β, at least 1: the β·b samples of the smallest margin are clustered, each weighted by 1 − margin.",
+        ge=1,
+        description="Samples of the smallest margin that are clustered, as a multiple of the budget (β).",
     )
 
 
@@ -158,7 +174,7 @@ class EnsembleLogitConfig(Section):
 
     flavor: Literal["entropy", "badge"] = Field(
         "entropy",
-        description='"entropy" averages the class probabilities, as the published code does in spite of the name; "badge" averages the gradient embeddings.',
+        description="What is averaged over the models: `entropy` the class probabilities, as the published code does in spite of the name; `badge` the gradient embeddings.",
     )
 
 
@@ -167,42 +183,45 @@ class EnsembleRankConfig(Section):
 
     flavor: Literal["entropy", "badge"] = Field(
         "entropy",
-        description="How a model orders its list: by entropy, or as BADGE draws.",
+        description="How a model orders its list: by `entropy`, or as `badge` draws.",
     )
     rank_constant: int = Field(
-        20, description="At least 1; see `reciprocal_rank_scores`."
+        20,
+        ge=1,
+        description="A sample of rank r, from 0, on a list scores 1 / (this + r).",
     )
 
 
 class FairfalConfig(Section):
     """Options of the query strategy `fairfal`."""
 
-    threshold: float = Field(
-        0.75,
-        description="δ: the global model judges uncertainty where its score exceeds this.",
-    )
     prototypes: Literal["global", "local"] = Field(
         "global",
         description="Whose features give the prototypes and the pseudo-labels.",
     )
     candidates: bool = Field(
         True,
-        description="False leaves out the second stage: k-center over all that are pseudo-labeled as the class.",
+        description="Whether k-center chooses among uncertain candidates alone; false leaves this stage out, and it chooses among all that are pseudo-labeled as the class.",
     )
     candidate_factor: float = Field(
         4.0,
-        description="κ, at least 1: candidates per class, as a multiple of its quota.",
+        ge=1,
+        description="Uncertain candidates per class, as a multiple of the class's quota (κ).",
     )
     k_center: bool = Field(
         True,
-        description="False leaves out the third stage: the most uncertain of each class, whatever `candidates` says.",
+        description="Whether k-center chooses among the candidates; false leaves this stage out and takes the most uncertain of each class.",
     )
     gradient_model: Literal["auto", "global"] = Field(
         "auto",
-        description="Whose softmax enters the gradient embedding; \"auto\" is the global model's where γ̄ < `gradient-threshold`, else the local one's.",
+        description="Whose softmax enters the gradient embedding: `auto` the global model's where the mean imbalance γ̄ is below the gradient threshold, else the local one's (the paper's code); `global` always the global model's (the paper's text).",
     )
-    gradient_threshold: float = Field(0.5, description="See `gradient-model`.")
-    balance_seed: int = Field(42, description="Seed of the balanced subset.")
+    gradient_threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="The mean imbalance from which on an `auto` gradient model is the local one.",
+    )
 
 
 class FinetuningConfig(Section):
@@ -218,26 +237,30 @@ class GcnalConfig(Section):
 
     variant: Literal["core", "uncertain"] = Field(
         "core",
-        description="CoreGCN: k-center on the hidden layer, from the labeled samples. UncertainGCN: the samples whose score s is nearest to `margin`.",
+        description="`core` is CoreGCN, k-center on the hidden layer from the labeled samples; `uncertain` is UncertainGCN, the samples whose score s is nearest to `margin`.",
     )
     subset: int = Field(
         10000,
-        description="At most so many unlabeled nodes, drawn at random; never fewer than the budget.",
+        ge=1,
+        description="Most unlabeled nodes, drawn at random; never fewer than the budget.",
     )
-    hidden: int = Field(128, description="The network's width and how Adam trains it.")
+    hidden: int = Field(128, ge=1, description="Units of the hidden layer.")
     dropout: float = Field(
-        0.3, description="The network's width and how Adam trains it."
+        0.3, ge=0, lt=1, description="Dropout behind the hidden layer."
     )
-    steps: int = Field(200, description="The network's width and how Adam trains it.")
-    lr: float = Field(0.001, description="The network's width and how Adam trains it.")
-    weight_decay: float = Field(
-        0.0005, description="The network's width and how Adam trains it."
+    steps: int = Field(
+        200, ge=1, description="Training steps of the graph network, by Adam."
     )
+    lr: float = Field(0.001, gt=0, description="Adam's learning rate.")
+    weight_decay: float = Field(0.0005, ge=0, description="Adam's weight decay.")
     unlabeled_weight: float = Field(
         1.2,
-        description="λ in the loss −mean_L log s − λ mean_U log(1 − s) (equation 5).",
+        ge=0,
+        description="Weight λ of the unlabeled samples in the loss, −mean_L log s − λ mean_U log(1 − s) (equation 5).",
     )
-    margin: float = Field(0.1, description='For "uncertain".')
+    margin: float = Field(
+        0.1, ge=0, le=1, description="The score s that UncertainGCN looks for."
+    )
 
 
 class IfalConfig(Section):
@@ -245,11 +268,12 @@ class IfalConfig(Section):
 
     num_neighbors: int = Field(
         250,
-        description="Of each labeled or unlabeled sample, among the others of the pool.",
+        ge=1,
+        description="Nearest neighbors of each sample, labeled or not, among the others of the pool; a smaller pool gives all of them.",
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
-        description="The distance between distributions; see `distribution_distance`.",
+        description="The distance between two distributions: `faithful` compares them sorted, blind to which class is which, as the published code does; `corrected` is the total variation.",
     )
 
 
@@ -258,7 +282,8 @@ class KsasConfig(Section):
 
     log_prior: float = Field(
         1.0,
-        description="λ: how much the client's class counts sharpen both predictions.",
+        ge=0,
+        description="How much the client's class counts sharpen both predictions (λ).",
     )
 
 
@@ -266,8 +291,7 @@ class LogoConfig(Section):
     """Options of the query strategy `logo`."""
 
     num_starts: int = Field(
-        10,
-        description="Runs of k-means of which the best is kept; 10 was scikit-learn's default when the paper was written.",
+        10, ge=1, description="Runs of k-means of which the best is kept."
     )
 
 
@@ -276,10 +300,17 @@ class TypiclustConfig(Section):
 
     max_clusters: int = Field(
         500,
-        description="There are min(M + b, this) clusters of labeled and unlabeled samples.",
+        ge=1,
+        description="Most clusters of labeled and unlabeled samples; there is one for each label and for each sample to choose.",
     )
-    min_cluster_size: int = Field(5, description="Smaller clusters come last.")
-    num_neighbors: int = Field(20, description="See `typicalities`.")
+    min_cluster_size: int = Field(
+        5, ge=1, description="Clusters with fewer unlabeled samples come last."
+    )
+    num_neighbors: int = Field(
+        20,
+        ge=1,
+        description="Neighbors in the cluster whose nearness makes a sample typical (K).",
+    )
 
 
 class StrategySections(Section):

@@ -1,7 +1,10 @@
 """The global model on the server's test set, or what the clients say of theirs."""
 
 import logging
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,10 +14,10 @@ from fairfal_flwr.data import class_counts, load_test_set
 from fairfal_flwr.device import resolve_device
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.initial import initial_model
-from fairfal_flwr.messages import Weights, load_weights
+from fairfal_flwr.messages import EvaluateReply, Weights, load_weights
 from fairfal_flwr.models import Classifier, input_rule, predict
 
-__all__ = ["Evaluation", "Evaluator", "rarest_third"]
+__all__ = ["ClientsEvaluation", "Evaluation", "Evaluator", "rarest_third"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -39,6 +42,44 @@ class Evaluation:
     loss: float
     recalls: tuple[float, ...]
     rare_recall: float
+
+
+@dataclass(frozen=True)
+class ClientsEvaluation:
+    """Measures of one model over the test images of all clients together.
+
+    Parameters
+    ----------
+    accuracy : float
+        Fraction of the images that are classified right.
+    recalls : tuple of float, length C
+        Accuracy on the images of each class; nan for a class without test images.
+    """
+
+    accuracy: float
+    recalls: tuple[float, ...]
+
+    @classmethod
+    def pooled(cls, replies: Iterable[EvaluateReply]) -> Self | None:
+        """Return what the clients found taken together; None without any image.
+
+        Examples
+        --------
+        >>> ClientsEvaluation.pooled([
+        ...     EvaluateReply(3, 0.1, 2 / 3, [2, 1], [2, 0]),
+        ...     EvaluateReply(1, 0.1, 1.0, [0, 1], [0, 1]),
+        ... ])
+        ClientsEvaluation(accuracy=0.75, recalls=(1.0, 0.5))
+        """
+        pairs = [(reply.class_counts, reply.class_hits) for reply in replies]
+        counts = [
+            sum(of_class) for of_class in zip(*(p[0] for p in pairs), strict=True)
+        ]
+        hits = [sum(of_class) for of_class in zip(*(p[1] for p in pairs), strict=True)]
+        if not sum(counts):
+            return None
+        recalls = (h / n if n else math.nan for h, n in zip(hits, counts, strict=True))
+        return cls(sum(hits) / sum(counts), tuple(recalls))
 
 
 class Evaluator:
@@ -82,7 +123,7 @@ class Evaluator:
         """Return a fresh initialization of the global model."""
         return dict(self._build(seed, weights=True).state_dict())
 
-    def statistics(self) -> frozenset[str]:
+    def buffers(self) -> frozenset[str]:
         """Return the floating-point entries of the state dict that nothing trains.
 
         They are BatchNorm's running means and variances.
@@ -100,24 +141,17 @@ class Evaluator:
         probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
         return self._measure(probs)
 
-    def from_clients(
-        self, measures: tuple[float, tuple[float, ...]] | None
-    ) -> Evaluation:
+    def from_clients(self, found: ClientsEvaluation | None) -> Evaluation:
         """Return what the clients found, for a server without test images.
 
-        Parameters
-        ----------
-        measures : tuple or None
-            Accuracy and recall per class over the clients' test images. None: no
-            client has any, and nothing is known.
+        None: no client has test images either, and nothing is known.
         """
-        unknown = float("nan")
-        if measures is None:
+        if found is None:
             log.warning("no client has test images: the accuracy is unknown")
-            measures = unknown, (unknown,) * self.test_set.num_classes
-        accuracy, recalls = measures
-        rare = torch.tensor(recalls)[self.rare_classes].nanmean()
-        return Evaluation(accuracy, unknown, recalls, float(rare))
+            unknown = (math.nan,) * self.test_set.num_classes
+            found = ClientsEvaluation(math.nan, unknown)
+        rare = torch.tensor(found.recalls)[self.rare_classes].nanmean()
+        return Evaluation(found.accuracy, math.nan, found.recalls, float(rare))
 
     def _measure(self, probs: Tensor) -> Evaluation:
         num_classes = probs.shape[1]

@@ -29,16 +29,20 @@ from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from fairfal_flwr.config import PrivacyConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import METRICS, Weights
+from fairfal_flwr.server.sampling import round_size
 
 __all__ = [
     "EQUAL_WEIGHT",
     "adds_noise",
     "expect_replies",
     "keep_variances_positive",
+    "load_wrapper_memory",
     "make_private",
     "privacy_report",
     "renew",
+    "unwrapped",
     "weigh_equally",
+    "wrapper_memory",
 ]
 
 EQUAL_WEIGHT = "equal-weight"
@@ -92,7 +96,7 @@ def make_private(strategy: Strategy, config: RunConfig) -> Strategy:
     _refuse_unsound_pairs(config)
     if not adds_noise(privacy):
         return strategy
-    asked = max(1, round(config.federation.fraction_train * config.num_clients))
+    asked = round_size(config.federation.fraction_train, config.num_clients)
     if privacy.mechanism.endswith("fixed"):
         return _fixed(strategy, config, asked)
     return _adaptive(strategy, privacy, asked)
@@ -104,6 +108,28 @@ def renew(strategy: Strategy, inner: Strategy) -> Strategy:
         strategy.strategy = inner
         return strategy
     return inner
+
+
+def unwrapped(strategy: Strategy) -> Strategy:
+    """Return the strategy inside a wrapper, or itself."""
+    return strategy.strategy if isinstance(strategy, Wrapper) else strategy
+
+
+def wrapper_memory(strategy: Strategy) -> dict[str, Any]:
+    """Return what a wrapper remembers, as JSON can hold it; empty without one."""
+    if isinstance(strategy, AdaptiveClipping):
+        return {"clipping-norm": strategy.clipping_norm}
+    accountant = getattr(strategy, "accountant", None)
+    return {"accountant": accountant.state_dict()} if accountant else {}
+
+
+def load_wrapper_memory(strategy: Strategy, state: dict[str, Any]) -> None:
+    """Let a wrapper go on from what `wrapper_memory` returned."""
+    if isinstance(strategy, AdaptiveClipping):
+        strategy.clipping_norm = state["clipping-norm"]
+    elif "accountant" in state and isinstance(strategy, FixedClipping):
+        assert isinstance(strategy.accountant, RdpAccountant)
+        strategy.accountant.load_state_dict(state["accountant"])
 
 
 def expect_replies(strategy: Strategy, number: int) -> None:

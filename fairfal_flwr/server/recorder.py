@@ -27,6 +27,7 @@ from fairfal_flwr.files import replacing
 from fairfal_flwr.messages import SelectReply, Weights
 from fairfal_flwr.paths import output_root
 from fairfal_flwr.report.learning_curve import draw_learning_curve
+from fairfal_flwr.server.state import CampaignState
 
 __all__ = ["CycleRow", "Recorder", "RoundRow"]
 
@@ -161,9 +162,15 @@ class Recorder:
             self._time_left(row),
         )
 
-    def record_cycle(self, row: CycleRow, weights: Weights) -> None:
+    def event(self, kind: str, **facts: Any) -> None:
+        """Note that something happened."""
+
+    def record_cycle(
+        self, row: CycleRow, weights: Weights, privacy: dict[str, Any] | None
+    ) -> None:
         """Save the model and the summary so far, and print the cycle's row."""
         self.cycles.append(row)
+        self.privacy = privacy
         self._save_model(weights, cycle=row.cycle)
         self._write_summary(finished=False)
         log.info("%s", self._table([row]))
@@ -177,20 +184,18 @@ class Recorder:
         log.info("finished in %s", _duration(perf_counter() - self._started))
         log.info("results: %s", self.folder)
 
-    def stop(self, weights: Weights, last_aggregate: tuple[int, int] | None) -> None:
+    def stop(
+        self, state: CampaignState, privacy: dict[str, Any] | None, error: Exception
+    ) -> None:
         """Leave behind what there is of a run that cannot go on.
 
-        Parameters
-        ----------
-        weights : Weights
-            The global model.
-        last_aggregate : tuple of int, optional
-            Cycle and round that the weights come from; without it they are no
-            aggregate, and the model of the last whole cycle stays.
+        Weights that are no aggregate are not saved: the model of the last whole cycle
+        stays.
         """
-        if last_aggregate is not None:
-            cycle, round_number = last_aggregate
-            self._save_model(weights, cycle=cycle, round=round_number)
+        self.privacy = privacy
+        if state.last_aggregate is not None:
+            cycle, round_number = state.last_aggregate
+            self._save_model(state.weights, cycle=cycle, round=round_number)
             log.info("model of cycle %d, round %d saved", cycle, round_number)
         self._write_summary(finished=False)
         log.info("results so far: %s", self.folder)

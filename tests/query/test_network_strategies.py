@@ -7,13 +7,14 @@ import reference
 import torch
 from worlds import World, near, seeded
 
-from fairfal_flwr.query import Outputs, QueryContext, alfa_mix, deepfool, ifal, select
-from fairfal_flwr.query.bald import mutual_information
-from fairfal_flwr.query.gcnal import SampleGraph, train_graph_network
+from fairfal_flwr.query import Outputs, QueryContext, select
+from fairfal_flwr.query.measures import margins
 from fairfal_flwr.query.networks import evaluating
 from fairfal_flwr.query.otsu import otsu_threshold
-from fairfal_flwr.query.typiclust import typicalities
-from fairfal_flwr.query.uncertainty import margins
+from fairfal_flwr.query.strategies import alfa_mix, deepfool, ifal
+from fairfal_flwr.query.strategies.bald import mutual_information
+from fairfal_flwr.query.strategies.gcnal import SampleGraph, train_graph_network
+from fairfal_flwr.query.strategies.typiclust import typicalities
 
 # --- IFAL ----------------------------------------------------------------------------
 

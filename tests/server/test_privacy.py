@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import (
     FedAvg,
 )
 from flwr.supercore.privacy_accounting import PrivacySpent
-from grid import InProcessGrid, run_campaign
+from grid import InProcessGrid, run_campaign, strategy_of
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
@@ -21,8 +21,12 @@ from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import unpack_weights
 from fairfal_flwr.server import privacy
 from fairfal_flwr.server.campaign import Campaign
-from fairfal_flwr.server.privacy import keep_variances_positive, privacy_report
-from fairfal_flwr.server.strategies import make_strategy, restart
+from fairfal_flwr.server.privacy import (
+    keep_variances_positive,
+    privacy_report,
+    renew,
+)
+from fairfal_flwr.server.strategies import make_strategy
 
 SMALL = {
     "num-clients": 3,
@@ -63,9 +67,11 @@ def test_each_mechanism_runs_by_one_key(tmp_path, mechanism):
         small(tmp_path, "a", **keys, **{"campaign.num-cycles": 2})
     )
     assert not any(message.has_error() for message in grid.replies)
-    assert all(torch.isfinite(w).all() for w in campaign.weights.values())
+    assert all(torch.isfinite(w).all() for w in campaign.state.weights.values())
     assert all(
-        (w > 0).all() for n, w in campaign.weights.items() if n.endswith("running_var")
+        (w > 0).all()
+        for n, w in campaign.state.weights.items()
+        if n.endswith("running_var")
     )
     folder = campaign.recorder.folder
     report = json.loads((folder / "summary.json").read_text())["privacy"]
@@ -98,7 +104,9 @@ def test_clipping_without_effect_leaves_the_mean_of_the_updates(tmp_path):
     _, replies = trained(grid)
     for name in replies[0]:
         mean = torch.stack([reply[name] for reply in replies]).mean(dim=0)
-        torch.testing.assert_close(campaign.weights[name], mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            campaign.state.weights[name], mean, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -119,7 +127,7 @@ def test_the_noise_fits_the_number_of_updates_averaged(tmp_path, missing):
     campaign.run()
     sent, _ = trained_without_errors(grid)
     trainable = {n: w for n, w in sent.items() if "running" not in n}
-    noise = difference(campaign.weights, trainable)
+    noise = difference(campaign.state.weights, trainable)
     assert float(noise.std()) == pytest.approx(3e-2 / (3 - missing), rel=0.02)
 
 
@@ -153,7 +161,7 @@ def test_the_adaptive_norm_moves_and_outlives_a_reset(tmp_path):
     distinct = sorted(set(norms))
     # All updates are clipped, so the norm grows by exp(0.2 * 0.5) a round.
     assert distinct == pytest.approx([0.1, 0.1 * np.exp(0.1), 0.1 * np.exp(0.2)])
-    report = privacy_report(campaign.strategy, campaign.config.privacy)
+    report = campaign.federation.privacy_report()
     assert report["clipping-norm"] not in distinct
 
 
@@ -166,9 +174,9 @@ def test_flowers_own_adaptive_norm_runs_away():
 
 def test_a_reset_keeps_the_wrapper_and_renews_what_is_inside():
     config = RunConfig.from_flat(with_mechanism("server-fixed"))
-    strategy = make_strategy(config)
+    strategy = strategy_of(config)
     inner = strategy.strategy
-    assert restart(strategy, config) is strategy
+    assert renew(strategy, make_strategy(config, frozenset(), int)) is strategy
     assert strategy.strategy is not inner
 
 
@@ -204,7 +212,7 @@ def test_lost_variances_keep_their_last_value():
 )
 def test_what_would_not_be_private_is_refused(changes, line):
     with pytest.raises(UserError, match=line) as error:
-        make_strategy(RunConfig.from_flat(changes))
+        strategy_of(RunConfig.from_flat(changes))
     assert "\n" not in str(error.value)
 
 
@@ -214,7 +222,7 @@ def test_without_an_accountant_the_report_says_so(monkeypatch):
 
     monkeypatch.setattr(privacy, "RdpAccountant", absent)
     config = RunConfig.from_flat(with_mechanism("server-fixed"))
-    report = privacy_report(make_strategy(config), config.privacy)
+    report = privacy_report(strategy_of(config), config.privacy)
     assert report["epsilon"] is None
     assert "pip install 'flwr[dp]'" in report["accountant"]
     assert report["settings"]["noise_multiplier"] == 1.0
@@ -245,14 +253,14 @@ def test_flowers_own_accountant_counts_the_whole_run(tmp_path):
     pytest.importorskip("dp_accounting")
     keys = with_mechanism("server-fixed") | {"campaign.num-cycles": 2}
     campaign, _ = run_campaign(small(tmp_path, "a", **keys))
-    report = privacy_report(campaign.strategy, campaign.config.privacy)
+    report = campaign.federation.privacy_report()
     assert report["releases"] == 2
     assert 0 < report["epsilon"] < 20
 
 
 def test_no_noise_is_no_privacy():
     config = RunConfig.from_flat(with_mechanism("client-fixed", noise_multiplier=0.0))
-    report = privacy_report(make_strategy(config), config.privacy)
+    report = privacy_report(strategy_of(config), config.privacy)
     assert report["accountant"] == "none: without noise there is no privacy"
 
 

@@ -253,7 +253,7 @@ def test_a_campaign_leaves_out_the_malformed_and_uses_the_others(
         grid = InProcessGrid(overrides, 3, client)
         campaign = Campaign(RunConfig.from_flat(overrides), grid)
         campaign.run()
-        return campaign.weights
+        return campaign.state.weights
 
     def crash(_):
         raise RuntimeError("gone")
