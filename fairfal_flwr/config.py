@@ -561,7 +561,8 @@ class QueryConfig(_Section):
         strategy = info.data.get("strategy")
         if strategy is None or model == "auto":
             return model
-        taken = resolve(strategy).choices("model")
+        option = resolve(strategy).options.get("model")
+        taken = option.words if option else ()
         if model not in taken:
             allowed = ", ".join(["auto", *taken])
             raise ValueError(f"allowed with `query.strategy` {strategy!r}: {allowed}")
@@ -572,16 +573,24 @@ def _known_strategies() -> str:
     return ", ".join([*sorted(STRATEGIES), "module:function"])
 
 
-class FairFALConfig(_Section):
-    """Options of the query strategy `fairfal`."""
+class AdaptiveConfig(_Section):
+    """The adaptive choice of the model that queries."""
 
     threshold: float = Field(
         0.75,
         ge=0,
         le=1,
-        description="The global model provides the uncertainty where the score "
+        description="The global model queries where the score "
         "s = 1 - (divergence + imbalance) / 2 exceeds this (the paper's delta).",
     )
+    balance_seed: int = Field(
+        42, ge=0, description="Seed of the class-balanced resampling of the labels."
+    )
+
+
+class FairFALConfig(_Section):
+    """Options of the query strategy `fairfal`."""
+
     prototypes: Literal["global", "local"] = Field(
         "global",
         description="The model whose features give the prototypes and pseudo-labels.",
@@ -611,9 +620,6 @@ class FairFALConfig(_Section):
     )
     gradient_threshold: float = Field(
         0.5, ge=0, le=1, description="See `gradient-model`."
-    )
-    balance_seed: int = Field(
-        42, ge=0, description="Seed of the class-balanced resampling of the labels."
     )
 
 
@@ -840,6 +846,7 @@ class RunConfig(_Section):
     local: LocalConfig = Field(default_factory=LocalConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     query: QueryConfig = Field(default_factory=QueryConfig)
+    adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     fairfal: FairFALConfig = Field(default_factory=FairFALConfig)
     alfa_mix: AlfaMixConfig = Field(default_factory=AlfaMixConfig)
     bald: BaldConfig = Field(default_factory=BaldConfig)
