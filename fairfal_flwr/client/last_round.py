@@ -142,7 +142,7 @@ def is_kept(config: RunConfig, round_number: int) -> bool:
     name = config.query.strategy
     strategy = resolve(name)
     models = strategy.requirements(config.strategy_options(name)).models
-    if "local-last" not in models and not strategy.needs_changes:
+    if "local-last" not in models and "changes" not in strategy.remembers:
         return False
     is_last = round_number == config.campaign.num_rounds
     return is_last or config.federation.fraction_train < 1
@@ -152,7 +152,7 @@ def follows_changes(config: RunConfig) -> bool:
     """Tell whether the kept rounds need the changes of predictions."""
     objective, quirks = config.train.objective, config.alignment.quirks
     aligned = objective == "alignment" and quirks == "corrected"
-    return aligned or resolve(config.query.strategy).needs_changes
+    return aligned or "changes" in resolve(config.query.strategy).remembers
 
 
 class PredictionChanges:

@@ -44,6 +44,7 @@ from fairfal_flwr.messages import (
 )
 from fairfal_flwr.models import Classifier
 from fairfal_flwr.paths import state_root
+from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.query.model_choice import balanced_counts, balanced_mean, imbalance
 from fairfal_flwr.randomness import torch_generator
 
@@ -185,7 +186,7 @@ class Participant:
         model = self.networks.with_weights(request.weights)
         probs = self.networks.outputs(model, holdings.labeled).probs
         counts = balanced_counts(
-            labels, self.shard.num_classes, seed=self.config.fairfal.balance_seed
+            labels, self.shard.num_classes, seed=self.config.adaptive.balance_seed
         )
         gamma = imbalance(balanced_mean(probs, counts), labels)
         return ImbalanceReply(imbalance=gamma, seconds=perf_counter() - started)
@@ -217,7 +218,7 @@ class Participant:
                 pool_ids[selection.positions.cpu().numpy()],
                 suggestions=_as_numpy(selection.suggestions),
                 notes=selection.notes,
-                dormant=self._dormant_after(pool_ids, selection.dormant),
+                dormant=self._dormant_after(pool_ids, selection.memory.get(DORMANT)),
             )
         waiting = self.ledger.unanswered()
         answers = self.annotator.answer(waiting)
@@ -274,7 +275,7 @@ class Participant:
         if dormant is None:
             return None
         unseen = np.setdiff1d(self.ledger.dormant(), pool_ids)
-        return np.union1d(unseen, pool_ids[dormant.cpu().numpy()])
+        return np.union1d(unseen, pool_ids[dormant.cpu().numpy() != 0])
 
     def _follow(
         self, model: Classifier, holdings: Holdings, request: TrainRequest

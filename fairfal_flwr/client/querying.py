@@ -18,8 +18,15 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest
 from fairfal_flwr.models import Classifier
-from fairfal_flwr.query import Outputs, QueryContext, Selection, select
+from fairfal_flwr.query import (
+    AdaptiveRule,
+    Outputs,
+    QueryContext,
+    Selection,
+    select,
+)
 from fairfal_flwr.query.context import Model, Split
+from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.randomness import torch_generator
 
@@ -126,18 +133,25 @@ class PoolQuery:
             ),
             load_network=self._model,
             load_inputs=load_inputs,
-            prediction_changes=self._changes(strategy),
-            dormant=self.dormant,
+            memory=self._memory(strategy),
+            adaptive=AdaptiveRule(
+                threshold=self.config.adaptive.threshold,
+                balance_seed=self.config.adaptive.balance_seed,
+            ),
         )
 
-    def _changes(self, strategy: str) -> Tensor | None:
-        """Return how often the pool's predictions changed, if the strategy asks."""
-        if not resolve(strategy).needs_changes:
-            return None
-        if self.last is None:
-            return torch.zeros_like(self.holdings.pool)
-        sample_ids = self.networks.sample_ids(self.holdings.pool)
-        return self.last.changes_of(sample_ids).to(self.holdings.pool.device)
+    def _memory(self, strategy: str) -> dict[str, Tensor]:
+        """Return what the strategy remembers: the sleepers, the changes, or nothing."""
+        memory, remembers = {}, resolve(strategy).remembers
+        if DORMANT in remembers and self.dormant is not None:
+            memory[DORMANT] = self.dormant.long()
+        if "changes" in remembers:
+            sample_ids = self.networks.sample_ids(self.holdings.pool)
+            changes = torch.zeros_like(sample_ids)
+            if self.last is not None:
+                changes = self.last.changes_of(sample_ids)
+            memory["changes"] = changes.to(self.holdings.pool.device)
+        return memory
 
     def _positions(self, split: Split) -> Tensor:
         return self.holdings.pool if split == "pool" else self.holdings.labeled

@@ -166,8 +166,8 @@ def test_the_changes_of_predictions_reach_the_strategy(state):
     assert torch.equal(last.sample_ids, pool)
     assert 0 < int(last.changes.max()) <= client.config.train.epochs - 1
     context = query(client, weights, "chase")._context("chase")
-    assert torch.equal(context.prediction_changes, last.changes)
-    assert query(client, weights)._context("entropy").prediction_changes is None
+    assert torch.equal(context.remembered("changes"), last.changes)
+    assert query(client, weights)._context("entropy").memory == {}
 
 
 def test_following_predictions_does_not_change_training(state, tmp_path):
@@ -186,10 +186,10 @@ def test_what_sleeps_survives_until_it_is_replaced(state, monkeypatch):
     seen = []
 
     def sleepy(name, context, budget, **options):
-        seen.append(context.dormant)
-        dormant = torch.zeros(context.pool_size, dtype=torch.bool)
-        dormant[:3] = context.dormant is None
-        return Selection(torch.arange(5, 8), dormant=dormant)
+        seen.append(context.memory.get("dormant"))
+        dormant = torch.zeros(context.pool_size, dtype=torch.int64)
+        dormant[:3] = seen[-1] is None
+        return Selection(torch.arange(5, 8), memory={"dormant": dormant})
 
     monkeypatch.setattr(querying, "select", sleepy)
     ids = client.networks.sample_ids(client.holdings().pool)[:3].tolist()
