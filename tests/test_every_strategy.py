@@ -13,6 +13,7 @@ from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.query.options import check_options
 from fairfal_flwr.query.registry import STRATEGIES
 from fairfal_flwr.server import recorder
 from fairfal_flwr.server.campaign import Campaign
@@ -105,9 +106,9 @@ def test_any_model_can_be_the_one_that_queries(toy, model):
 def test_every_option_is_a_key_with_the_functions_default(name):
     """The section of a strategy has its name; `model` is `query.model`."""
     options = {
-        option.replace("_", "-"): default
-        for option, default in STRATEGIES[name].options.items()
-        if option != "model"
+        option.name.replace("_", "-"): option.default
+        for option in STRATEGIES[name].options.values()
+        if option.name != "model"
     }
     prefix = f"{name}."
     keys = {
@@ -120,8 +121,9 @@ def test_every_option_is_a_key_with_the_functions_default(name):
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_words_that_a_key_takes_are_those_of_the_option(name):
-    for option in STRATEGIES[name].options:
-        words = STRATEGIES[name].choices(option)
+    for option, words in (
+        (option.name, option.words) for option in STRATEGIES[name].options.values()
+    ):
         key = "query.model" if option == "model" else f"{name}.{option}"
         for word in words:
             RunConfig.from_flat({"query.strategy": name, key.replace("_", "-"): word})
@@ -139,7 +141,7 @@ def test_options_reach_their_strategy():
     options = config.strategy_options("gcnal")
     assert (options["model"], options["weight_decay"]) == ("local", 0.5)
     assert config.strategy_options("random") == {}
-    STRATEGIES["gcnal"].check(options)
+    check_options(STRATEGIES["gcnal"].options, options)
 
 
 @pytest.mark.parametrize(

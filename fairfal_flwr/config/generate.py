@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from collections.abc import Iterable
+from typing import get_args
 
 from fairfal_flwr.config.strategy import QueryStrategy, describe
 from fairfal_flwr.data.datasets import SOURCES
 from fairfal_flwr.models import MODELS
-from fairfal_flwr.query import model_choice
+from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 from fairfal_flwr.query.context import Model
-from fairfal_flwr.query.options import Option, Range, options_of
+from fairfal_flwr.query.model_choice import ADAPTIVE
+from fairfal_flwr.query.options import Option, options_of
 from fairfal_flwr.query.registry import STRATEGIES
 
 __all__ = ["generated_module", "section_options"]
@@ -35,27 +35,7 @@ _SECTIONS = '''
 class StrategySections(Section):
     """One section for each query strategy with options, and the model choice."""
 '''
-_MODEL_WORDS = (*get_args(Model), *model_choice.ADAPTIVE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rule:
-    """When the global model queries and when the local one.
-
-    Parameters
-    ----------
-    threshold : float, default 0.75
-        The global model queries where the score s = 1 - (divergence + imbalance) / 2
-        exceeds this (the paper's delta).
-    balance_seed : int, default 42
-        Seed of the class-balanced resampling of the labels.
-    """
-
-    threshold: Annotated[float, Range(ge=0, le=1)] = 0.75
-    balance_seed: Annotated[int, Range(ge=0)] = 42
-
-
-_ADAPTIVE_RULE: Callable[..., Any] = getattr(model_choice, "AdaptiveRule", _Rule)
+_MODEL_WORDS = (*get_args(Model), *ADAPTIVE)
 
 
 def section_options(name: str) -> list[Option]:
@@ -63,14 +43,14 @@ def section_options(name: str) -> list[Option]:
 
     Its option `model` is `query.model`.
     """
-    options = options_of(STRATEGIES[name].function).values()
+    options = STRATEGIES[name].options.values()
     return [option for option in options if option.name != "model"]
 
 
 def generated_module() -> str:
     """Return the text of the module."""
     sections = {
-        "adaptive": _section("adaptive", _DOC, options_of(_ADAPTIVE_RULE).values())
+        "adaptive": _section("adaptive", _DOC, options_of(AdaptiveRule).values())
     }
     for name in sorted(STRATEGIES):
         if options := section_options(name):

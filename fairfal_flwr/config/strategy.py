@@ -38,12 +38,11 @@ def describe(name: str, options: Mapping[str, Any] | None = None) -> QueryStrate
     ValueError
         If there is no such strategy, module or function.
     """
-    from fairfal_flwr.query.options import options_of
     from fairfal_flwr.query.registry import resolve
 
     strategy = resolve(name)
     needs = strategy.requirements(options or {})
-    option = options_of(strategy.function).get("model")
+    option = strategy.options.get("model")
     return QueryStrategy(
         option.default if option else "",
         option.words if option else (),

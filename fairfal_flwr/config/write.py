@@ -16,7 +16,6 @@ from fairfal_flwr.config.reference import reference
 from fairfal_flwr.config.run import RunConfig
 from fairfal_flwr.config.tables import fill_table, replace_config
 from fairfal_flwr.files import replacing
-from fairfal_flwr.query.options import options_of
 from fairfal_flwr.query.registry import STRATEGIES
 
 __all__ = ["GENERATED", "OUTPUTS", "ROOT", "main"]
@@ -37,7 +36,7 @@ def _strategies(old: str) -> str:
             "models": ", ".join(strategy.models) or "none",
             "options": _listed(
                 f"{option.name}={option.default}"
-                for option in options_of(strategy.function).values()
+                for option in strategy.options.values()
             ),
         }
         for name, strategy in STRATEGIES.items()
