@@ -8,7 +8,7 @@ into one frozen `RunConfig`; nothing else in the package reads raw configuration
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
@@ -26,6 +26,9 @@ from fairfal_flwr.data.datasets import SOURCES, known_names
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.models import MODELS
 from fairfal_flwr.query.registry import STRATEGIES, resolve
+
+if TYPE_CHECKING:
+    from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 
 __all__ = ["RunConfig", "Scalar", "reference"]
 
@@ -899,6 +902,36 @@ class RunConfig(_Section):
         """The seed of the deal of images to clients."""
         seed = self.data.partition_seed
         return self.seed if seed == -1 else seed
+
+    def image_spec(self, data_path: str = "") -> "ImageSpec":
+        """Return which images a node uses: those of its own path, if it has one."""
+        from fairfal_flwr.data.specs import ImageSpec
+
+        return ImageSpec(
+            name=self.data.name,
+            folder=data_path or self.data_dir,
+            class_names=self.data.classes,
+            image_size=self.data.image_size,
+            channels=self.data.channels,
+            normalization=self.data.normalization,
+            memory_mb=self.data.memory_mb,
+            of_one_client=bool(data_path),
+        )
+
+    def partition_spec(self) -> "PartitionSpec":
+        """Return how images are dealt to the clients."""
+        from fairfal_flwr.data.specs import PartitionSpec
+
+        return PartitionSpec(
+            num_clients=self.num_clients,
+            seed=self.seed,
+            partition_seed=self.partition_seed,
+            long_tail=self.data.long_tail,
+            imbalance_ratio=self.data.imbalance_ratio,
+            partitioner=self.data.partitioner,
+            alpha=self.data.alpha,
+            classes_per_client=self.data.classes_per_client,
+        )
 
 
 def _walk(section: _Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
