@@ -135,7 +135,7 @@ def _partition(folder: Path, overrides: list[str], output: Path) -> None:
 
     show_log()
     config = RunConfig.from_flat(merge_run_config(folder, overrides))
-    counts, names = partition_table(config)
+    counts, names = partition_table(config.image_spec(), config.partition_spec())
     data = config.data
     title = f"{data.name}: {data.partitioner}, alpha {data.alpha:g}, "
     title += f"imbalance {data.imbalance_ratio:g}, seed {config.partition_seed}"
