@@ -25,6 +25,7 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest, StatusRequest
 from fairfal_flwr.query import select
+from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server.campaign import Campaign
 
 SMALL = {
@@ -104,6 +105,24 @@ def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
     saved = load_file(folder / "model.safetensors")
     assert all(torch.equal(saved[key], campaign.state.weights[key]) for key in saved)
     assert not list(folder.glob(".*"))
+
+
+def test_a_run_tells_what_it_does_while_it_does_it(small):
+    campaign, _ = run_campaign(small | {"campaign.num-cycles": 2})
+    run = read_run(campaign.recorder.folder)
+    assert RunConfig.from_flat(run.config) == campaign.config
+    assert run.summary == campaign.recorder.summary
+    a_cycle = ["query-started", "query-finished"]
+    a_cycle += ["round-started", "round-finished"] * 2  # evaluated after the second
+    a_cycle += ["evaluated", "cycle-finished"]
+    kinds = ["run-started", "clients-met", *a_cycle, *a_cycle, "finished"]
+    assert [event.kind for event in run.events] == kinds
+    rounds = [event.facts for event in run.events if event.kind == "round-finished"]
+    assert [(r["cycle"], r["round"], r["loss"]) for r in rounds] == [
+        (row.cycle, row.round, row.loss) for row in run.rounds
+    ]
+    times = [event.time for event in run.events]
+    assert times == sorted(times)
 
 
 def test_only_what_is_allowed_leaves_a_client(small):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from fairfal_flwr.cli import app
+from fairfal_flwr.command.cli import app
+from fairfal_flwr.command.launch import merge_run_config
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.launch import merge_run_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]

@@ -10,9 +10,9 @@ from grid import InProcessGrid, run_campaign
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
+from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.launch import COMPLETED, local_superlink, run_app
 from fairfal_flwr.query.options import check_options
 from fairfal_flwr.query.registry import STRATEGIES
 from fairfal_flwr.server import recorder

@@ -103,7 +103,7 @@ def test_what_nobody_tests_is_unknown_in_every_file(tmp_path, toy, caplog):
     }
     campaign = run_at_nodes(keys, folders)
     row = summary(campaign)["cycles"][-1]
-    assert row["accuracy"] is row["rare_recall"] is row["loss"] is None
+    assert row["accuracy"] is row["rare-recall"] is row["loss"] is None
     assert row["recalls"] == [None, None]
     with (campaign.recorder.folder / "rounds.csv").open(newline="") as stream:
         assert {line["accuracy"] for line in csv.DictReader(stream)} == {""}

@@ -1,15 +1,13 @@
 """The networks of one client, on its device, over its images."""
 
-import torch
 from torch import Tensor
 
 from fairfal_flwr.client.pool import Holdings
 from fairfal_flwr.client.training import LabeledImages
 from fairfal_flwr.config import ModelConfig
 from fairfal_flwr.data import Shard
-from fairfal_flwr.initial import initial_model
 from fairfal_flwr.messages import Weights, load_weights
-from fairfal_flwr.models import Classifier, as_input, predict
+from fairfal_flwr.models import Architecture, Classifier, as_input, on_device, predict
 from fairfal_flwr.query import Outputs
 
 __all__ = ["Networks"]
@@ -27,22 +25,15 @@ class Networks:
     """
 
     def __init__(self, config: ModelConfig, shard: Shard) -> None:
-        self.config = config
         self.shard = shard
+        self.architecture = Architecture.for_images(
+            config.name, config.weights, shard.images, shard.num_classes
+        )
 
     def fresh(self, seed: int, *, weights: bool = True) -> Classifier:
         """Return a new network, with the weights of `model.weights` unless told not."""
-        channels, height, width = self.shard.images.shape[1:]
-        model = initial_model(
-            self.config,
-            in_channels=channels,
-            image_size=(height, width),
-            num_classes=self.shard.num_classes,
-            seed=seed,
-            weights=weights,
-        )
-        model.to(self.shard.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
+        model = self.architecture.build(seed, weights=weights)
+        return on_device(model, self.shard.images.device)
 
     def with_weights(self, weights: Weights) -> Classifier:
         """Return a network with the weights that the server sent."""

@@ -19,7 +19,7 @@ from fairfal_flwr.client.pool import Pool
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.client.training import train_round
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import load_shard
+from fairfal_flwr.data import ShardCache, load_shard
 from fairfal_flwr.device import hidden_gpu, keep_freed_memory, resolve_device
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
@@ -34,6 +34,7 @@ from fairfal_flwr.messages import (
     TrainReply,
     TrainRequest,
 )
+from fairfal_flwr.models import measure
 from fairfal_flwr.paths import state_root
 from fairfal_flwr.query.model_choice import balanced_counts, balanced_mean, imbalance
 from fairfal_flwr.randomness import torch_generator
@@ -64,7 +65,7 @@ class Participant:
     campaign : str
         Names the folder of the ledger.
     data_path : str
-        The node's own images, if it has any; see `load_shard`.
+        The node's own images, if it has any; see `ImageSpec`.
 
     Raises
     ------
@@ -80,7 +81,14 @@ class Participant:
         self.device = resolve_device(config.device)
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        shard, labels = load_shard(config, index, data_path)
+        cache = ShardCache(
+            state_root(config.state_dir) / "shards",
+            config.data.cache_mb,
+            config.data.memory_mb,
+        )
+        shard, labels = load_shard(
+            config.image_spec(data_path), config.partition_spec(), index, cache=cache
+        )
         if labels is None:
             raise UserError(
                 f"The images of client {index} have no labels, and only the oracle "
@@ -144,14 +152,13 @@ class Participant:
             return EvaluateReply(0, 0.0, 0.0, class_counts=none, class_hits=none)
         model = self.networks.with_weights(request.weights)
         probs = self.networks.test_outputs(model).probs
-        likelihood = probs.gather(1, labels[:, None]).clamp(min=1e-12)
-        hits = labels[probs.argmax(dim=1) == labels]
+        found = measure(probs, labels)
         return EvaluateReply(
             num_examples=len(labels),
-            loss=float(-likelihood.log().mean()),
-            accuracy=len(hits) / len(labels),
-            class_counts=labels.bincount(minlength=num_classes).tolist(),
-            class_hits=hits.bincount(minlength=num_classes).tolist(),
+            loss=found.loss,
+            accuracy=found.accuracy,
+            class_counts=found.counts.tolist(),
+            class_hits=found.hits.tolist(),
         )
 
     def imbalance(self, request: ImbalanceRequest) -> ImbalanceReply:

@@ -1,7 +1,7 @@
 """The whole run config, parsed and checked."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -16,6 +16,9 @@ from fairfal_flwr.config.section import Scalar, Section, walk
 from fairfal_flwr.config.taken import foreign_keys
 from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
 from fairfal_flwr.errors import UserError
+
+if TYPE_CHECKING:
+    from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 
 __all__ = ["RunConfig"]
 
@@ -128,6 +131,36 @@ class RunConfig(OptionSections, _Keys):
         """The seed of the deal of images to clients."""
         seed = self.data.partition_seed
         return self.seed if seed == -1 else seed
+
+    def image_spec(self, data_path: str = "") -> "ImageSpec":
+        """Return which images a node uses: those of its own path, if it has one."""
+        from fairfal_flwr.data.specs import ImageSpec
+
+        return ImageSpec(
+            name=self.data.name,
+            folder=data_path or self.data_dir,
+            class_names=self.data.classes,
+            image_size=self.data.image_size,
+            channels=self.data.channels,
+            normalization=self.data.normalization,
+            memory_mb=self.data.memory_mb,
+            of_one_client=bool(data_path),
+        )
+
+    def partition_spec(self) -> "PartitionSpec":
+        """Return how images are dealt to the clients."""
+        from fairfal_flwr.data.specs import PartitionSpec
+
+        return PartitionSpec(
+            num_clients=self.num_clients,
+            seed=self.seed,
+            partition_seed=self.partition_seed,
+            long_tail=self.data.long_tail,
+            imbalance_ratio=self.data.imbalance_ratio,
+            partitioner=self.data.partitioner,
+            alpha=self.data.alpha,
+            classes_per_client=self.data.classes_per_client,
+        )
 
     @classmethod
     def _parse(cls, values: Mapping[str, Any]) -> Self:

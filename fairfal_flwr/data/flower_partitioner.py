@@ -21,7 +21,7 @@ from flwr_datasets.partitioner import (
     SquarePartitioner,
 )
 
-from fairfal_flwr.data.partition import balanced_dirichlet, client_sizes
+from fairfal_flwr.data.balanced_dirichlet import balanced_dirichlet, client_sizes
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.randomness import numpy_generator
 

@@ -20,6 +20,7 @@ from fairfal_flwr.messages import (
 )
 from fairfal_flwr.query.registry import Requirements, resolve
 from fairfal_flwr.randomness import derive_seed
+from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.clients import Clients
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
@@ -83,9 +84,9 @@ class Campaign:
             while not self._is_over(self.state):
                 self.state = self.step(self.state)
         except Exception as error:
-            self.recorder.stop(self.state, self.federation.privacy_report(), error)
+            self._stop(str(error) or repr(error))
             raise
-        self.recorder.finish()
+        self.recorder.finish(self.federation.privacy_report())
 
     def step(self, state: CampaignState) -> CampaignState:
         """Annotate where a cycle is to begin, else train and test one round."""
@@ -101,7 +102,7 @@ class Campaign:
         self.recorder.announce(
             sum(samples.values()),
             num_gpus=sum(status.on_gpu for status in statuses.values()),
-            rare_classes=sorted(self.evaluator.rare_classes.tolist()),
+            rare=sorted(self.evaluator.rare_classes.tolist()),
         )
         return replace(state, samples=samples)
 
@@ -110,6 +111,7 @@ class Campaign:
         started = perf_counter()
         cycle = state.cycle + 1
         name = "random" if cycle == 1 else self.config.query.strategy
+        self.recorder.event(EventKind.QUERY_STARTED, cycle=cycle, strategy=name)
         needs = resolve(name).requirements(self.config.strategy_options(name))
         imbalances: dict[int, float] = {}
         if needs.needs_imbalance and state.mean_imbalance is None:
@@ -147,6 +149,7 @@ class Campaign:
         started = perf_counter()
         campaign = self.config.campaign
         number = state.round + 1
+        self.recorder.event(EventKind.ROUND_STARTED, cycle=state.cycle, round=number)
         lr = learning_rate(self.config.train, state.round, campaign.num_rounds)
         trained = self.federation.train(self.recorder.name, state, lr)
         state = replace(
@@ -182,6 +185,14 @@ class Campaign:
         replies = self.federation.evaluate(self.recorder.name, state)
         on_clients = ClientsEvaluation.pooled(replies)
         return evaluation or self.evaluator.from_clients(on_clients), on_clients
+
+    def _stop(self, reason: str) -> None:
+        self.recorder.stop(
+            self.state.weights,
+            self.state.last_aggregate,
+            self.federation.privacy_report(),
+            reason,
+        )
 
     def _is_over(self, state: CampaignState) -> bool:
         campaign = self.config.campaign

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
+from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.exchange import again, exchange
 from fairfal_flwr.server.replies import check_status_reply
 from fairfal_flwr.server.strategies import quorum
@@ -147,6 +148,7 @@ class Clients:
                 problems = ["the other clients have no label"]
                 break
             if repetition < federation.round_retries:
+                self.notify(EventKind.ASKED_AGAIN, clients=self._names(waiting))
                 log.warning(
                     "%s has %d of the %d replies it needs; asking again",
                     what,
@@ -175,7 +177,7 @@ class Clients:
         )
         good, problems = self._sort_out(messages, replies, refused, check)
         self.notify(
-            "messages-exchanged",
+            EventKind.EXCHANGED,
             message=messages[0].metadata.message_type,
             asked=self._names(message.metadata.dst_node_id for message in messages),
             answered=self._names(good),
@@ -206,7 +208,9 @@ class Clients:
             else:
                 problem = _problem(reply, check, clients.get(node, -1))
             if problem is not None:
-                self.notify("reply-dropped", client=clients.get(node), reason=problem)
+                self.notify(
+                    EventKind.REPLY_DROPPED, client=clients.get(node), reason=problem
+                )
                 problems[node] = f"{self._name(node)}: {problem}"
             elif reply is not None:
                 good[node] = reply
@@ -226,7 +230,7 @@ class Clients:
         return good
 
     def _say_who_is_awaited(self, nodes: Iterable[int], seconds: float) -> None:
-        self.notify("waiting", clients=self._names(nodes), seconds=seconds)
+        self.notify(EventKind.WAITING, clients=self._names(nodes), seconds=seconds)
 
     def _clients(self) -> dict[int, int]:
         """Return the client that each node is, as far as known."""

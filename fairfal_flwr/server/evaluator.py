@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import class_counts, load_test_set
+from fairfal_flwr.data import (
+    EvaluationSet,
+    class_counts,
+    empty_test_set,
+    load_test_set,
+)
 from fairfal_flwr.device import resolve_device
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.initial import initial_model
 from fairfal_flwr.messages import EvaluateReply, Weights, load_weights
-from fairfal_flwr.models import Classifier, input_rule, predict
+from fairfal_flwr.models import Architecture, measure, on_device, predict
 
 __all__ = ["ClientsEvaluation", "Evaluation", "Evaluator", "rarest_third"]
 
@@ -99,16 +103,22 @@ class Evaluator:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        self.test_set = load_test_set(config)
+        self.test_set, counts = _images(config)
         self.images = self.test_set.images.to(self.device)
         self.labels = self.test_set.labels.to(self.device)
-        self.rare_classes = rarest_third(torch.from_numpy(class_counts(config)))
+        self.rare_classes = rarest_third(counts)
         if not len(self.labels) and not config.federation.fraction_evaluate:
             raise UserError(
                 "`data.server-test` is false and `federation.fraction-evaluate` is 0, "
                 "so nobody would test the model; set the latter to 1."
             )
-        self._build(seed=0, weights=True)
+        self.architecture = Architecture.for_images(
+            config.model.name,
+            config.model.weights,
+            self.images,
+            self.test_set.num_classes,
+        )
+        self.architecture.build(seed=0)
         channels, height, width = self.images.shape[1:]
         log.info(
             "%s on %dx%dx%d images: %s",
@@ -116,28 +126,28 @@ class Evaluator:
             channels,
             height,
             width,
-            input_rule(config.model.name, channels),
+            self.architecture.input_rule,
         )
 
     def new_weights(self, seed: int) -> Weights:
         """Return a fresh initialization of the global model."""
-        return dict(self._build(seed, weights=True).state_dict())
+        return dict(self.architecture.build(seed).state_dict())
 
     def buffers(self) -> frozenset[str]:
         """Return the floating-point entries of the state dict that nothing trains.
 
         They are BatchNorm's running means and variances.
         """
-        buffers = self._build(seed=0).named_buffers()
+        buffers = self.architecture.build(seed=0, weights=False).named_buffers()
         return frozenset(name for name, b in buffers if b.is_floating_point())
 
     def evaluate(self, weights: Weights) -> Evaluation | None:
         """Test the model on every test image, in one pass; None if there are none."""
         if not len(self.labels):
             return None
-        model = self._build(seed=0)
+        model = self.architecture.build(seed=0, weights=False)
         load_weights(model, weights)
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_device(model, self.device)
         probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
         return self._measure(probs)
 
@@ -154,29 +164,27 @@ class Evaluator:
         return Evaluation(found.accuracy, math.nan, found.recalls, float(rare))
 
     def _measure(self, probs: Tensor) -> Evaluation:
-        num_classes = probs.shape[1]
-        right = (probs.argmax(dim=1) == self.labels).float()
-        sizes = self.labels.bincount(minlength=num_classes)
-        hits = self.labels.bincount(weights=right, minlength=num_classes)
-        recalls = (hits / sizes).cpu()
-        likelihood = probs.gather(1, self.labels[:, None]).clamp(min=1e-12)
+        found = measure(probs, self.labels)
+        recalls = found.recalls.cpu()
         return Evaluation(
-            accuracy=float(right.mean()),
-            loss=float(-likelihood.log().mean()),
+            accuracy=found.accuracy,
+            loss=found.loss,
             recalls=tuple(recalls.tolist()),
             rare_recall=float(recalls[self.rare_classes].nanmean()),
         )
 
-    def _build(self, seed: int, *, weights: bool = False) -> Classifier:
-        channels, height, width = self.images.shape[1:]
-        return initial_model(
-            self.config.model,
-            in_channels=channels,
-            image_size=(height, width),
-            num_classes=self.test_set.num_classes,
-            seed=seed,
-            weights=weights,
-        )
+
+def _images(config: RunConfig) -> tuple[EvaluationSet, Tensor]:
+    """Return what to test on and all clients' training images of each class.
+
+    A server without images knows neither.
+    """
+    spec = config.image_spec()
+    if not config.data.server_test:
+        test_set = empty_test_set(spec)
+        return test_set, torch.zeros(test_set.num_classes, dtype=torch.int64)
+    test_set = load_test_set(spec)
+    return test_set, torch.from_numpy(class_counts(spec, config.partition_spec()))
 
 
 def rarest_third(counts: Tensor) -> Tensor:

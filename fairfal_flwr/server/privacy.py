@@ -190,7 +190,7 @@ def privacy_report(strategy: Strategy, config: PrivacyConfig) -> dict[str, Any] 
     reason = "none: Flower accounts for fixed clipping on the server's side only"
     report |= {"epsilon": None, "accountant": reason}
     if isinstance(strategy, AdaptiveClipping):
-        report["clipping-norm"] = strategy.clipping_norm
+        report["clipping_norm"] = strategy.clipping_norm
     return report
 
 

@@ -1,8 +1,8 @@
 """From where a campaign stands to the rows of its run's files."""
 
+from fairfal_flwr.runs.rows import CycleRow, RoundRow
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation
 from fairfal_flwr.server.federation import TrainedRound
-from fairfal_flwr.server.recorder import CycleRow, RoundRow
 from fairfal_flwr.server.state import CampaignState
 
 __all__ = ["cycle_row", "round_row"]

@@ -10,6 +10,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import StatusRequest
+from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server import exchange
 from fairfal_flwr.server.clients import Clients
 
@@ -178,14 +179,16 @@ def test_it_tells_who_is_awaited_and_whose_reply_was_dropped(clock):
         notify=lambda kind, **facts: told.append((kind, facts)),
         round_timeout=50.0,
     )
-    waits = [facts for kind, facts in told if kind == "waiting"]
+    waits = [facts for kind, facts in told if kind == EventKind.WAITING]
     assert [facts["clients"] for facts in waits] == [[1], [1], [1]]
     assert [facts["seconds"] // 10 for facts in waits] == [1, 2, 4]
     dropped = [
-        (f["client"], f["reason"]) for kind, f in told if kind == "reply-dropped"
+        (f["client"], f["reason"])
+        for kind, f in told
+        if kind == EventKind.REPLY_DROPPED
     ]
     assert dropped == [(1, "no answer within 50 s"), (2, "Node Unavailable")]
-    (exchanged,) = (facts for kind, facts in told if kind == "messages-exchanged")
+    (exchanged,) = (facts for kind, facts in told if kind == EventKind.EXCHANGED)
     assert (exchanged["asked"], exchanged["answered"]) == ([0, 1, 2], [0])
 
 

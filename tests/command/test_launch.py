@@ -14,7 +14,8 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from fairfal_flwr import __version__, cli, launch
+from fairfal_flwr import __version__
+from fairfal_flwr.command import cli, launch
 from fairfal_flwr.errors import UserError
 
 # Names that no folder on sys.path has, such as this project's own root.
@@ -214,11 +215,13 @@ def test_a_free_port_can_be_bound():
 def test_the_users_settings_win_and_the_home_is_private(monkeypatch, tmp_path):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.setenv("FLWR_HOME", "/elsewhere")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
     environment = launch._environment(tmp_path, verbose=False)
     assert environment["FLWR_TELEMETRY_ENABLED"] == "1"
     assert environment["FLWR_HOME"] == str(tmp_path)
-    assert int(environment["MALLOC_TOP_PAD_"]) > 2**20
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "5"
+    assert environment["MALLOC_TOP_PAD_"] == str(2**26)
 
 
 def test_a_relative_home_for_results_is_the_callers(monkeypatch, tmp_path):

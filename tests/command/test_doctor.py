@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from fairfal_flwr import cli, doctor
-from fairfal_flwr.doctor import Host, examine
+from fairfal_flwr.command import cli, doctor
+from fairfal_flwr.command.doctor import Host, examine
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "credentials.py"
 

@@ -5,17 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairfal_flwr.data import (
-    balanced_dirichlet,
-    deal_by_proportions,
-    long_tail_counts,
-    partition,
-)
+from fairfal_flwr.data import balanced_dirichlet, long_tail_counts
+from fairfal_flwr.data.balanced_dirichlet import deal_by_proportions
 from fairfal_flwr.errors import UserError
 
 
 def deal(labels, num_clients, alpha, seed=0, num_classes=10):
-    return balanced_dirichlet(
+    return balanced_dirichlet.balanced_dirichlet(
         labels,
         num_clients,
         alpha,
@@ -45,7 +41,7 @@ def test_largest_remainders_by_hand():
     shares = np.array([[1.5, 0.5, 0.0], [0.7, 0.5, 3.0], [0.8, 0.0, 0.0]])
     # Left over: 2 to .8 and .7; 1 to the lower of two equal rows; none.
     expected = [[1, 1, 0], [1, 0, 3], [1, 0, 0]]
-    assert partition._largest_remainder(shares).tolist() == expected
+    assert balanced_dirichlet._largest_remainder(shares).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,7 @@ def test_largest_remainders_by_hand():
     ],
 )
 def test_quotas_by_hand(counts, quotas, expected):
-    moved = partition._meet_quotas(np.array(counts), np.array(quotas))
+    moved = balanced_dirichlet._meet_quotas(np.array(counts), np.array(quotas))
     assert moved.tolist() == expected
 
 
@@ -75,15 +71,19 @@ def test_proportions_agree_with_the_plain_computation():
     for _ in range(5):
         plain /= plain.sum(axis=1, keepdims=True)
         plain /= plain.sum(axis=0, keepdims=True)
-    ours = partition._balanced_proportions(*shape, alpha, np.random.default_rng(3))
+    ours = balanced_dirichlet._balanced_proportions(
+        *shape, alpha, np.random.default_rng(3)
+    )
     assert ours == pytest.approx(plain, rel=1e-9)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 50.0])
 def test_draws_before_normalization_are_gamma(monkeypatch, alpha):
     """Normalized Gamma(alpha) draws are Dirichlet(alpha); mean and variance: alpha."""
-    monkeypatch.setattr(partition, "_NUM_ALTERNATIONS", 0)
-    draws = partition._balanced_proportions(400, 500, alpha, np.random.default_rng(0))
+    monkeypatch.setattr(balanced_dirichlet, "_NUM_ALTERNATIONS", 0)
+    draws = balanced_dirichlet._balanced_proportions(
+        400, 500, alpha, np.random.default_rng(0)
+    )
     assert draws.mean() == pytest.approx(alpha, rel=0.02)
     assert draws.var() == pytest.approx(alpha, rel=0.05)
 

@@ -126,16 +126,16 @@ def partition(
 
 def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     """Deal the images and draw the table."""
+    from fairfal_flwr.command.launch import merge_run_config
     from fairfal_flwr.config import RunConfig
     from fairfal_flwr.console import show_log
     from fairfal_flwr.data import partition_table
     from fairfal_flwr.files import replacing
-    from fairfal_flwr.launch import merge_run_config
     from fairfal_flwr.report.partition_map import draw_partition_map
 
     show_log()
     config = RunConfig.from_flat(merge_run_config(folder, overrides))
-    counts, names = partition_table(config)
+    counts, names = partition_table(config.image_spec(), config.partition_spec())
     data = config.data
     title = f"{data.name}: {data.partitioner}, alpha {data.alpha:g}, "
     title += f"imbalance {data.imbalance_ratio:g}, seed {config.partition_seed}"
@@ -168,7 +168,7 @@ def doctor(
 
     Exits 0 if nothing failed, 1 if something did, 2 for a mistake in the options.
     """
-    from fairfal_flwr.doctor import Host, examine, report
+    from fairfal_flwr.command.doctor import Host, examine, report
 
     host = Host(superlink, root_certificates, insecure, key, data_path, state_dir)
     failures = 0
@@ -192,14 +192,14 @@ def _run(
 ) -> str | None:
     """Run the app; return what went wrong, or None."""
     # PyTorch and Flower take seconds to import; `fairfal --help` does without.
-    from fairfal_flwr.config import RunConfig
-    from fairfal_flwr.launch import (
+    from fairfal_flwr.command.launch import (
         COMPLETED,
         is_noise,
         local_superlink,
         merge_run_config,
         run_app,
     )
+    from fairfal_flwr.config import RunConfig
 
     sys.path.append(str(folder))  # `query.strategy` may name a module in the app
     values = merge_run_config(folder, overrides)

@@ -1,8 +1,8 @@
-"""The network that a cycle starts from: random, or a file of weights."""
+"""Starting from a file of weights instead of a random initialization."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,72 +10,36 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.models import Classifier, build_model
+from fairfal_flwr.models.classifier import Classifier
 
-if TYPE_CHECKING:
-    from fairfal_flwr.config import ModelConfig
-
-__all__ = ["initial_model"]
+__all__ = ["start_from"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _NAMED = 3
 
 
-def initial_model(
-    config: "ModelConfig",
-    *,
-    in_channels: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    seed: int,
-    weights: bool = True,
-) -> Classifier:
-    """Build the network that `model.name` says, with the weights of `model.weights`.
+def start_from(model: Classifier, weights: str, *, name: str) -> None:
+    """Load a file of weights into a network.
+
+    The file holds a state dict of this package, or of torchvision for one of its
+    networks. The head is left as it is where the file has another number of classes.
 
     Parameters
     ----------
-    config : ModelConfig
-        The section `model`.
-    in_channels, image_size, num_classes
-        The shape of the task: channels, (height, width), classes.
-    seed : int
-        Of the random initialization. It also makes a head that the file does not
-        have for this number of classes.
-    weights : bool, default True
-        Whether to read `model.weights`; False where others follow at once.
+    model : Classifier
+        Changed in place.
+    weights : str
+        The file, .safetensors or what PyTorch saves.
+    name : str
+        What a message calls the network.
 
     Raises
     ------
     UserError
-        If the network does not take such images, or the file is not its.
-    """
-    try:
-        model = build_model(
-            config.name,
-            in_channels=in_channels,
-            image_size=image_size,
-            num_classes=num_classes,
-            seed=seed,
-        )
-    except ValueError as error:
-        reason = str(error).rstrip(".")
-        raise UserError(
-            f"`model.name` is {config.name!r}, which {reason} (`data.image-size` "
-            "resizes images)."
-        ) from None
-    if weights and config.weights:
-        _start_from(model, config)
-    return model
-
-
-def _start_from(model: Classifier, config: "ModelConfig") -> None:
-    """Load the file of weights into a network.
-
-    A state dict of this package, or of torchvision for one of its networks. The head
-    is left as it is where the file has another number of classes.
+        If the file cannot be read or is not of this network.
     """
     own = model.state_dict()
-    found = _our_names(_read(config), own)
+    found = _our_names(_read(weights), own)
     heads = [key for key in own if key.startswith("head.")]
     if any(key in found and found[key].shape != own[key].shape for key in heads):
         found = {key: value for key, value in found.items() if key not in heads}
@@ -89,7 +53,7 @@ def _start_from(model: Classifier, config: "ModelConfig") -> None:
     if wrong:
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise UserError(
-            f"`model.weights` is {config.weights!r}, which is not of {config.name!r}: "
+            f"`model.weights` is {weights!r}, which is not of {name!r}: "
             f"{', '.join(wrong[:_NAMED])}{more} differ."
         )
     model.load_state_dict(found, strict=False)
@@ -112,9 +76,9 @@ def _our_names(
     return renamed
 
 
-def _read(config: "ModelConfig") -> dict[str, Tensor]:
+def _read(weights: str) -> dict[str, Tensor]:
     """Read a state dict; nothing in the file can run."""
-    path = Path(config.weights).expanduser().absolute()
+    path = Path(weights).expanduser().absolute()
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -136,6 +100,6 @@ def _read(config: "ModelConfig") -> dict[str, Tensor]:
     else:
         return content
     raise UserError(
-        f"`model.weights` is {config.weights!r}, but {str(path)!r} cannot be read: "
+        f"`model.weights` is {weights!r}, but {str(path)!r} cannot be read: "
         f"{problem.rstrip('.')}."
     )
