@@ -12,7 +12,7 @@ from flwr.common.config import flatten_dict
 from fairfal_flwr.config import RunConfig, TrainConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.config.generate import section_options
-from fairfal_flwr.config.generated import STRATEGIES
+from fairfal_flwr.config.generated import OBJECTIVES, STRATEGIES
 from fairfal_flwr.config.reference import reference
 from fairfal_flwr.config.tables import fill_table, replace_config
 from fairfal_flwr.config.taken import RULES
@@ -21,7 +21,11 @@ from fairfal_flwr.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "configs").rglob("*.toml"))
-OPTIONS = {*STRATEGIES, "adaptive"}  # sections that are made from functions
+OPTIONS = {
+    *STRATEGIES,
+    *OBJECTIVES,
+    "adaptive",
+}  # sections that are made from functions
 OWN = "examples.my_strategy:rarest_first"
 
 
@@ -169,6 +173,7 @@ def test_a_key_that_the_choices_take_is_accepted(values):
 def test_every_rule_is_about_a_section_or_a_key():
     keys = RunConfig().to_flat()
     sections = {key.rpartition(".")[0] for key in keys} | set(STRATEGIES)
+    sections |= set(OBJECTIVES)
     assert RULES.keys() <= keys.keys() | sections
     for rule in RULES.values():
         assert set(rule.choices) <= keys.keys()

@@ -3,9 +3,9 @@
 Flower hands an app a flat mapping of dotted, kebab-case keys. It is parsed here, once,
 into one frozen `RunConfig`; nothing else in the package reads raw configuration.
 
-What strategies, networks and image sets there are stands in `generated`, which
-`python -m fairfal_flwr.config` writes from their code, together with the pages and
-tables of the documentation. So reading a configuration takes no PyTorch.
+What strategies, objectives, networks and image sets there are stands in `generated`,
+which `python -m fairfal_flwr.config` writes from their code, together with the pages
+and tables of the documentation. So reading a configuration takes no PyTorch.
 """
 
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
@@ -15,21 +15,13 @@ from fairfal_flwr.config.privacy import PrivacyConfig
 from fairfal_flwr.config.query import QueryConfig
 from fairfal_flwr.config.run import RunConfig
 from fairfal_flwr.config.section import Scalar
-from fairfal_flwr.config.training import (
-    AlignmentConfig,
-    DistillConfig,
-    KCFUConfig,
-    LocalConfig,
-    TrainConfig,
-)
+from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
 
 __all__ = [
-    "AlignmentConfig",
     "CampaignConfig",
     "DataConfig",
     "DistillConfig",
     "FederationConfig",
-    "KCFUConfig",
     "LocalConfig",
     "ModelConfig",
     "PrivacyConfig",

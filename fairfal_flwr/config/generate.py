@@ -1,10 +1,12 @@
 """The module `generated`: what the rest of the package offers, as keys and names."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterable
 from typing import get_args
 
+from fairfal_flwr.client.objectives import OBJECTIVES, RegisteredObjective
 from fairfal_flwr.config.strategy import QueryStrategy, describe
 from fairfal_flwr.data.datasets import SOURCES
 from fairfal_flwr.models import MODELS
@@ -17,7 +19,7 @@ from fairfal_flwr.query.registry import STRATEGIES
 __all__ = ["generated_module", "section_options"]
 
 _HEAD = '''# ruff: noqa: E501, RUF001
-"""What strategies, networks and image sets there are, and the strategies' keys.
+"""What strategies, objectives, networks and image sets there are, and their keys.
 
 Written by `make config` from their code; do not edit. After a conflict in it, take
 either side and say `make config`.
@@ -32,8 +34,8 @@ from fairfal_flwr.config.strategy import QueryStrategy
 '''
 _DOC = "Which model queries by FairFAL's rule; read where the choice is adaptive."
 _SECTIONS = '''
-class StrategySections(Section):
-    """One section for each query strategy with options, and the model choice."""
+class OptionSections(Section):
+    """A section for each strategy or objective with options, and the model choice."""
 '''
 _MODEL_WORDS = (*get_args(Model), *ADAPTIVE)
 
@@ -49,21 +51,43 @@ def section_options(name: str) -> list[Option]:
 
 def generated_module() -> str:
     """Return the text of the module."""
-    sections = {
-        "adaptive": _section("adaptive", _DOC, options_of(AdaptiveRule).values())
-    }
-    for name in sorted(STRATEGIES):
-        if options := section_options(name):
-            doc = f"Options of the query strategy `{name}`."
+    sections = {}
+    for name, (doc, options) in _sections().items():
+        if options:
             sections[name] = _section(name, doc, options)
     parts = [_HEAD, _names(), *sections.values(), _SECTIONS, *map(_member, sections)]
     return _formatted("\n".join(parts))
+
+
+def _sections() -> dict[str, tuple[str, list[Option]]]:
+    """Return by name what a section is for, and its options."""
+    objectives = {
+        name: (_objective_doc(entry), list(entry.options.values()))
+        for name, entry in sorted(OBJECTIVES.items())
+    }
+    strategies = {
+        name: (f"Options of the query strategy `{name}`.", section_options(name))
+        for name in sorted(STRATEGIES)
+    }
+    both = objectives.keys() & strategies.keys()
+    assert not both, f"a strategy and an objective are both named {both}"
+    rule = {"adaptive": (_DOC, list(options_of(AdaptiveRule).values()))}
+    return objectives | rule | strategies
+
+
+def _objective_doc(entry: RegisteredObjective) -> str:
+    summary = (inspect.getdoc(entry.function) or "").partition("\n")[0]
+    return f"""{summary.removeprefix("Return ")}
+
+    Read where `train.objective` is `{entry.name}`.
+    """
 
 
 def _names() -> str:
     lines = [
         f"IMAGE_SETS = {tuple(SOURCES)!r}",
         f"NETWORKS = {tuple(MODELS)!r}",
+        f"OBJECTIVES = {tuple(sorted(OBJECTIVES))!r}",
         f"ModelWord = {_literal(('auto', *_MODEL_WORDS))}",
         f"ANY_MODEL = {_MODEL_WORDS!r}",
         "STRATEGIES: dict[str, QueryStrategy] = {",

@@ -1,5 +1,5 @@
 # ruff: noqa: E501, RUF001
-"""What strategies, networks and image sets there are, and the strategies' keys.
+"""What strategies, objectives, networks and image sets there are, and their keys.
 
 Written by `make config` from their code; do not edit. After a conflict in it, take
 either side and say `make config`.
@@ -32,6 +32,7 @@ IMAGE_SETS = (
     "npz",
 )
 NETWORKS = ("cnn4", "resnet10", "resnet18", "mobilenet")
+OBJECTIVES = ("alignment", "kcfu", "supervised")
 ModelWord = Literal[
     "auto",
     "global",
@@ -79,6 +80,44 @@ STRATEGIES: dict[str, QueryStrategy] = {
     "random": QueryStrategy(),
     "typiclust": QueryStrategy("global", ANY_MODEL, ("global",)),
 }
+
+
+class AlignmentConfig(Section):
+    """CHASe's loss: it holds a client to the global model, or to its own past.
+
+    Read where `train.objective` is `alignment`.
+    """
+
+    weight: float = Field(
+        1.0, ge=0, description="Weight of the alignment beside the cross-entropy (μ)."
+    )
+    temperature: float = Field(
+        0.5, gt=0, description="Divides the cosine similarities of the logits (τ)."
+    )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="`faithful` aligns every image with the global model, as the published code does; `corrected` only those whose prediction changed at least as often as the mean, the others with the client's previous model.",
+    )
+
+
+class KcfuConfig(Section):
+    """KAFAL's loss: it makes up for classes that a client has few labels of.
+
+    Read where `train.objective` is `kcfu`.
+    """
+
+    beta: float = Field(
+        2.0,
+        gt=0,
+        description="Two unlabeled images are mixed in proportions drawn from the Beta distribution with this value twice.",
+    )
+    start_round: int = Field(
+        2, ge=1, description="Round of a cycle from which unlabeled images take part."
+    )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="`faithful` mixes all images of a batch with the same one, as the published code does; `corrected` each with another.",
+    )
 
 
 class AdaptiveConfig(Section):
@@ -313,9 +352,11 @@ class TypiclustConfig(Section):
     )
 
 
-class StrategySections(Section):
-    """One section for each query strategy with options, and the model choice."""
+class OptionSections(Section):
+    """A section for each strategy or objective with options, and the model choice."""
 
+    alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
+    kcfu: KcfuConfig = Field(default_factory=KcfuConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     alfa_mix: AlfaMixConfig = Field(default_factory=AlfaMixConfig)
     bald: BaldConfig = Field(default_factory=BaldConfig)

@@ -8,19 +8,13 @@ from pydantic import Field, ValidationError
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
 from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig
-from fairfal_flwr.config.generated import STRATEGIES, StrategySections
+from fairfal_flwr.config.generated import STRATEGIES, OptionSections
 from fairfal_flwr.config.mistakes import explain, unknown
 from fairfal_flwr.config.privacy import PrivacyConfig
 from fairfal_flwr.config.query import QueryConfig
 from fairfal_flwr.config.section import Scalar, Section, walk
 from fairfal_flwr.config.taken import foreign_keys
-from fairfal_flwr.config.training import (
-    AlignmentConfig,
-    DistillConfig,
-    KCFUConfig,
-    LocalConfig,
-    TrainConfig,
-)
+from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
 from fairfal_flwr.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +24,7 @@ __all__ = ["RunConfig"]
 
 
 class _Keys(Section):
-    """The keys that do not belong to a query strategy."""
+    """The keys that are not options of a strategy or an objective."""
 
     seed: int = Field(
         0,
@@ -69,15 +63,13 @@ class _Keys(Section):
     federation: FederationConfig = Field(default_factory=FederationConfig)
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
-    kcfu: KCFUConfig = Field(default_factory=KCFUConfig)
-    alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
     local: LocalConfig = Field(default_factory=LocalConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     query: QueryConfig = Field(default_factory=QueryConfig)
 
 
 # The bases in this order: pydantic lists the keys of the last one first.
-class RunConfig(StrategySections, _Keys):
+class RunConfig(OptionSections, _Keys):
     """Everything a run can be told, parsed and checked.
 
     Build it with `RunConfig.from_flat` from Flower's run config; the attributes

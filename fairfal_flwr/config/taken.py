@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fairfal_flwr.config.data import PARTITIONERS
 from fairfal_flwr.config.federation import AGGREGATIONS
-from fairfal_flwr.config.generated import STRATEGIES
+from fairfal_flwr.config.generated import OBJECTIVES, STRATEGIES
 from fairfal_flwr.config.privacy import MECHANISMS
 from fairfal_flwr.config.query import find_strategy
 from fairfal_flwr.config.strategy import QueryStrategy, describe
@@ -118,8 +118,7 @@ RULES: dict[str, Rule] = {
     **_arguments("data.partitioner", PARTITIONERS),
     **_arguments("federation.strategy", {n: a.takes for n, a in AGGREGATIONS.items()}),
     **_arguments("privacy.mechanism", MECHANISMS),
-    "kcfu": _with("train.objective", ["kcfu"]),
-    "alignment": _with("train.objective", ["alignment"]),
+    **{name: _with("train.objective", [name]) for name in OBJECTIVES},
     "local": _queried(
         lambda facts: not {"local", "finetuned"}.isdisjoint(facts.models),
         *("local", "finetuned", *_ADAPTIVE),

@@ -1,27 +1,22 @@
-"""The sections `train`, `kcfu`, `alignment`, `local` and `distill`."""
+"""The sections `train`, `local` and `distill`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fairfal_flwr.config.section import Quirks, Section
+from fairfal_flwr.config.generated import OBJECTIVES
+from fairfal_flwr.config.section import OneOf, Quirks, Section
 
-__all__ = [
-    "AlignmentConfig",
-    "DistillConfig",
-    "KCFUConfig",
-    "LocalConfig",
-    "TrainConfig",
-]
+__all__ = ["DistillConfig", "LocalConfig", "TrainConfig"]
 
 
 class TrainConfig(Section):
     """One client's training in one round (SGD)."""
 
-    objective: Literal["supervised", "kcfu", "alignment"] = Field(
+    objective: Annotated[str, OneOf(OBJECTIVES)] = Field(
         "supervised",
-        description="The loss: cross-entropy on the labels; KAFAL's, with section "
-        "`kcfu`; CHASe's, with section `alignment`.",
+        description="The loss: cross-entropy on the labels, or what the section of its "
+        "name says.",
     )
     epochs: int = Field(5, ge=1, description="Local epochs in a round.")
     batch_size: int = Field(64, ge=1, description="Images in a mini-batch.")
@@ -40,50 +35,6 @@ class TrainConfig(Section):
     )
     horizontal_flip: bool = Field(
         False, description="Mirror each training image with probability 1/2."
-    )
-
-
-class KCFUConfig(Section):
-    """KAFAL's loss: it makes up for classes that a client has few labels of.
-
-    Read where `train.objective` is `kcfu`.
-    """
-
-    beta: float = Field(
-        2.0,
-        gt=0,
-        description="Two unlabeled images are mixed in proportions drawn from the "
-        "Beta distribution with this value twice.",
-    )
-    start_round: int = Field(
-        2,
-        ge=1,
-        description="Round of a cycle from which unlabeled images take part.",
-    )
-    quirks: Quirks = Field(
-        "faithful",
-        description="`faithful` mixes all images of a batch with the same one, as the "
-        "published code does; `corrected` each with another.",
-    )
-
-
-class AlignmentConfig(Section):
-    """CHASe's loss: it holds a client to the global model, or to its own past.
-
-    Read where `train.objective` is `alignment`.
-    """
-
-    weight: float = Field(
-        1.0, ge=0, description="Weight of the alignment beside the cross-entropy (mu)."
-    )
-    temperature: float = Field(
-        0.5, gt=0, description="Divides the cosine similarities of the logits."
-    )
-    quirks: Quirks = Field(
-        "faithful",
-        description="`faithful` aligns every image with the global model, as the "
-        "published code does; `corrected` only those whose prediction changed at "
-        "least as often as the mean, the others with the client's previous model.",
     )
 
 
