@@ -10,6 +10,7 @@ import inspect
 import logging
 import random
 import re
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,11 @@ from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideFixedClipping,
     DifferentialPrivacyServerSideAdaptiveClipping,
     DifferentialPrivacyServerSideFixedClipping,
+    FedAdagrad,
+    FedAdam,
     FedAvg,
+    FedAvgM,
+    FedYogi,
 )
 from flwr.serverapp.strategy.dp_adaptive_clipping import DifferentialPrivacyAdaptiveBase
 from flwr.supercore import log
@@ -38,7 +43,7 @@ from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from flwr.supercore.task_identity import TaskIdentity
 
-from fairfal_flwr import launch
+from fairfal_flwr.command import launch
 from fairfal_flwr.server.replies import NORM_BIT
 
 FLOWER = Path(flwr.__file__).parent
@@ -164,6 +169,11 @@ def test_an_accountant_takes_and_reports_what_we_give_and_read():
     assert not any(hasattr(wrapper, "privacy_spent") for wrapper in ADAPTIVE)
 
 
+def test_an_accountant_can_be_written_down():
+    """`wrapper_memory` and `load_wrapper_memory` do that."""
+    assert {"state_dict", "load_state_dict"} <= set(dir(RdpAccountant))
+
+
 @pytest.mark.skipif(
     find_spec("dp_accounting") is not None, reason="the accountant's package is there"
 )
@@ -198,36 +208,62 @@ def test_the_bit_of_an_adaptive_client_has_our_name():
     assert NORM_BIT == KEY_NORM_BIT
 
 
-# Asking clients: fairfal_flwr/messages.py, fairfal_flwr/server/clients.py, campaign.py
+# What strategies remember: fairfal_flwr/config/federation.py
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (partial(FedAvgM, server_momentum=0.9), {"momentum_vector"}),
+        (FedAdam, {"m_t", "v_t"}),
+        (FedAdagrad, {"m_t", "v_t"}),
+        (FedYogi, {"m_t", "v_t"}),
+    ],
+)
+def test_momenta_are_all_that_a_round_leaves_and_the_next_one_reads(build, names):
+    """`remembers` names them, and `Federation.state_dict` writes them down.
+
+    What else a strategy sets in a round, `current_arrays`, is set anew in the next.
+    """
+    strategy = build()
+    before = dict(vars(strategy))
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    strategy.configure_train(1, arrays, ConfigRecord(), nodes(2))
+    strategy.aggregate_train(1, [reply_to(message(), 1.0, 0) for _ in range(2)])
+    changed = {name for name, v in vars(strategy).items() if v is not before[name]}
+    assert changed == {*names, "current_arrays"}
+
+
+# Asking clients: fairfal_flwr/messages.py, fairfal_flwr/server/exchange.py, sampling.py
 
 
 def test_error_codes_are_in_the_insides_alone():
-    """`messages.refuse` and `clients._is_gone` need two codes, which are not public."""
+    """`messages.refuse` and `exchange._is_gone` need two codes that are not public."""
     assert (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.NODE_UNAVAILABLE) == (2, 5)
     assert not hasattr(flwr.app, "ErrorCode")
 
 
 def test_a_node_says_when_it_was_activated():
-    """`clients._activations` sees a restart by it."""
+    """`exchange._activations` sees a restart by it."""
     node = NodeInfo(node_id=1, last_activated_at="now")
     assert (node.node_id, node.last_activated_at) == (1, "now")
     assert hasattr(Grid, "get_nodes")
 
 
 def test_flowers_own_exchange_still_looks_every_three_seconds():
-    """`clients.exchange` pushes and pulls by itself, to see replies sooner."""
+    """`exchange.exchange` pushes and pulls by itself, to see replies sooner."""
     assert "time.sleep(3)" in method_of_the_grid("send_and_receive")
 
 
 def test_messages_that_are_too_large_come_back_as_none():
-    """`clients._push` takes an empty answer of the grid for that."""
+    """`exchange._push` takes an empty answer of the grid for that."""
     before, empty, _ = method_of_the_grid("push_messages").partition("return []")
     assert "PAYLOAD_TOO_LARGE" in before
     assert empty
 
 
 def test_flower_still_samples_with_pythons_global_generator():
-    """`campaign._grid_of` shows a strategy only the nodes that we drew ourselves."""
+    """`sampling.grid_of` shows a strategy only the nodes that we drew ourselves."""
     before = random.getstate()
     messages = list(
         FedAvg(fraction_train=0.5, min_train_nodes=1).configure_train(
@@ -239,7 +275,7 @@ def test_flower_still_samples_with_pythons_global_generator():
 
 
 def test_a_strategy_asks_a_grid_for_node_ids_alone():
-    """`campaign._grid_of` has nothing else."""
+    """`sampling.grid_of` has nothing else."""
     arrays, config = ArrayRecord(), ConfigRecord()
     strategy = FedAvg(fraction_evaluate=1.0)
     assert len(list(strategy.configure_train(1, arrays, config, nodes(2)))) == 2
@@ -254,7 +290,7 @@ def test_flower_logs_as_flwr():
     assert log.__self__ is logging.getLogger("flwr")
 
 
-# The command line: fairfal_flwr/launch.py
+# The command line: fairfal_flwr/command/launch.py
 
 
 def test_run_configs_are_read_as_flower_reads_them():
