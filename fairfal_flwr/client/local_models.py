@@ -52,7 +52,7 @@ class LocalModels:
         self.data = data
 
     def local(self) -> Classifier:
-        """Train a network on the labels alone (METHOD §3).
+        """Train a network on the labels alone (method §3).
 
         Its initialization is the same for all clients in a cycle.
         """

@@ -162,7 +162,7 @@ class Participant:
         )
 
     def imbalance(self, request: ImbalanceRequest) -> ImbalanceReply:
-        """Return γ_k of the global model (METHOD §3); 1 without labels."""
+        """Return γ_k of the global model (method §3); 1 without labels."""
         started = perf_counter()
         self.ledger.close(request.cycle - 1)
         holdings = self.pool.as_of(request.cycle - 1)

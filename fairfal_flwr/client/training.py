@@ -141,7 +141,7 @@ def train_local_model(
     *,
     generator: torch.Generator,
 ) -> int:
-    """Train the local-only model until it knows its labels (METHOD §3).
+    """Train the local-only model until it knows its labels (method §3).
 
     Parameters
     ----------

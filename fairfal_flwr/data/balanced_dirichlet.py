@@ -1,6 +1,6 @@
 """Balanced Dirichlet: clients of equal size with classes of unequal share.
 
-METHOD section 2. In the order of the method: proportions, rounding, quotas, deal.
+See method §2. In the order of the method: proportions, rounding, quotas, deal.
 """
 
 import numpy as np

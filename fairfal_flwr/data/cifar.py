@@ -61,7 +61,7 @@ class _Layout:
     num_classes : int
         Number of classes.
     mean, std : tuple of float
-        Of each channel (METHOD section 2).
+        Of each channel (method §2).
     download : str
         torchvision's class.
     """

@@ -179,7 +179,7 @@ def _read_idx(path: Path, num_dims: int) -> Tensor:
 
 
 def _read(spec: ImageSpec) -> ImageSet:
-    """Return Fashion-MNIST, normalized as METHOD section 2 says."""
+    """Return Fashion-MNIST, normalized as method §2 says."""
     train_images, train_labels, test_images, test_labels = read_fashion_mnist(
         spec.folder
     )

@@ -78,7 +78,7 @@ _CLASSES: dict[str, tuple[str, ...]] = {
 
 
 def _read_medmnist(spec: ImageSpec) -> ImageSet:
-    """Return a set of MedMNIST, normalized to [-1, 1] (METHOD section 2)."""
+    """Return a set of MedMNIST, normalized to [-1, 1] (method §2)."""
     names = check_class_names(spec.class_names, _CLASSES[spec.name], spec.name)
     return _read_archive(spec, _medmnist_file(spec), names, needs_test=True)
 

@@ -81,7 +81,7 @@ def load_shard(
 ) -> tuple[Shard, Tensor | None]:
     """Load one client's shard and, apart from it, the oracle's answers.
 
-    The deal is computed once per process for all clients (METHOD sections 2 and 7).
+    The deal is computed once per process for all clients (method §2 and §7).
 
     Parameters
     ----------

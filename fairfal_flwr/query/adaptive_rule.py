@@ -10,7 +10,7 @@ __all__ = ["AdaptiveRule"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveRule:
-    """When the adaptive choice takes the global model (METHOD §3).
+    """When the adaptive choice takes the global model (method §3).
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ class QueryContext:
     num_classes : int
         Number of classes C.
     global_imbalance : float, optional
-        The campaign's mean imbalance, in (0, 1] (METHOD: gamma bar).
+        The campaign's mean imbalance, in (0, 1] (method §3.3).
     generator : torch.Generator, optional
         The only source of randomness; a CPU generator seeded with 0 by default.
     load_network : Callable[[Model], Network], optional

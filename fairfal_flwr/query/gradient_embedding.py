@@ -114,7 +114,7 @@ class MeanOuterProducts:
 def gradient_embedding(
     probs: Tensor, features: Tensor, classes: Tensor
 ) -> OuterProducts:
-    """Return (onehot(y) − p) ⊗ h (METHOD §5.3), factored.
+    """Return (onehot(y) − p) ⊗ h (method §5.3), factored.
 
     Parameters
     ----------

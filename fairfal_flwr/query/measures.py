@@ -53,7 +53,7 @@ def entropies(probs: Tensor) -> Tensor:
 
 
 def normalized_entropies(probs: Tensor) -> Tensor:
-    """Return H(p) / log C, the entropy as a fraction of its maximum (METHOD §5.2).
+    """Return H(p) / log C, the entropy as a fraction of its maximum (method §5.2).
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ def models_of(option: ModelOption) -> tuple[Model, ...]:
 
 
 def adaptive_model(context: QueryContext) -> ModelChoice:
-    """Choose the global model where s_k exceeds δ, else the local one (METHOD §3).
+    """Choose the global model where s_k exceeds δ, else the local one (method §3).
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def balanced_counts(labels: Tensor, num_classes: int, *, seed: int) -> Tensor:
 
 
 def balanced_mean(probs: Tensor, counts: Tensor) -> Tensor:
-    """Return π, the mean softmax over the balanced subset (METHOD §3).
+    """Return π, the mean softmax over the balanced subset (method §3).
 
     π = Σ_i n_i p_i / Σ_i n_i, so that repeated samples cost no second forward pass.
 
@@ -186,7 +186,7 @@ def balanced_mean(probs: Tensor, counts: Tensor) -> Tensor:
 
 
 def imbalance(mean_probs: Tensor, labels: Tensor) -> float:
-    """Return γ_k = min_{c∈C⁺} π_g[c] / max_{c∈C⁺} π_g[c] (METHOD §3).
+    """Return γ_k = min_{c∈C⁺} π_g[c] / max_{c∈C⁺} π_g[c] (method §3).
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def imbalance(mean_probs: Tensor, labels: Tensor) -> float:
 
 
 def divergence(global_mean: Tensor, local_mean: Tensor) -> float:
-    """Return d_k = (1/C) Σ_c |π_g[c] − π_l[c]| / (π_g[c] + π_l[c]) (METHOD §3).
+    """Return d_k = (1/C) Σ_c |π_g[c] − π_l[c]| / (π_g[c] + π_l[c]) (method §3).
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def divergence(global_mean: Tensor, local_mean: Tensor) -> float:
 
 
 def global_model_score(divergence: float, global_imbalance: float) -> float:
-    """Return s_k = 1 − (d_k + γ̄) / 2 (METHOD §3).
+    """Return s_k = 1 − (d_k + γ̄) / 2 (method §3).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The campaign: annotate, train, evaluate, record, cycle by cycle (METHOD §1)."""
+"""The campaign: annotate, train, evaluate, record, cycle by cycle (method §1)."""
 
 import logging
 import math
@@ -220,7 +220,7 @@ class Campaign:
 
 
 def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
-    """Return the learning rate of a round: lr, then lr · decay (METHOD §2).
+    """Return the learning rate of a round: lr, then lr · decay (method §2).
 
     Parameters
     ----------

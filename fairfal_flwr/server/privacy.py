@@ -53,7 +53,7 @@ class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
 
     Differentially Private Learning with Adaptive Clipping, Andrew et al., NeurIPS
     2021, arXiv 1905.03871, Algorithm 1: C <- C exp(-η (b - γ)), b the share of updates
-    with norm at most C. Flower 1.41 puts the share that was clipped for b, so its norm
+    with norm at most C. Flower 1.42 puts the share that was clipped for b, so its norm
     runs away: down to 0 once most updates are clipped, up without end otherwise.
     """
 

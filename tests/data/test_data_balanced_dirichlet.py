@@ -1,4 +1,4 @@
-"""The balanced Dirichlet deal of METHOD section 2."""
+"""The balanced Dirichlet deal of method §2."""
 
 import numpy as np
 import pytest

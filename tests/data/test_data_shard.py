@@ -209,7 +209,7 @@ def power_at_most(count: int, n_max: int, ratio: int, position: int, steps: int)
 
 @pytest.mark.parametrize(
     ("num_images", "num_classes", "total", "labels"),
-    # Fashion-MNIST, CIFAR-10, CIFAR-100: METHOD section 2 at rho = 20.
+    # Fashion-MNIST, CIFAR-10, CIFAR-100: method §2 at rho = 20.
     [(60000, 10, 20428, 102), (50000, 10, 17023, 85), (50000, 100, 15907, 79)],
 )
 def test_the_paper_s_counts(num_images, num_classes, total, labels):

@@ -10,7 +10,7 @@ from fairfal_flwr.query import Outputs, QueryContext
 
 
 def quotas(pool_sizes: list[int], budget: int) -> list[int]:
-    """Deal a budget among classes, one sample after the other (METHOD §5.1)."""
+    """Deal a budget among classes, one sample after the other (method §5.1)."""
     num_classes = len(pool_sizes)
     largest_first = sorted(range(num_classes), key=lambda c: (-pool_sizes[c], c))
     wanted = [budget // num_classes] * num_classes
@@ -80,7 +80,7 @@ def fairfal(
     threshold: float = 0.75,
     factor: float = 4.0,
 ) -> list[int]:
-    """Follow METHOD §3–5 sentence by sentence."""
+    """Follow method §3–5 sentence by sentence."""
     num_classes, labels = context.num_classes, context.labels.tolist()
     gamma = context.global_imbalance
     assert gamma is not None

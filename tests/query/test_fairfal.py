@@ -1,4 +1,4 @@
-"""FairFAL (METHOD §3–5): a worked example, each stage by hand, and a slow twin."""
+"""FairFAL (method §3–5): a worked example, each stage by hand, and a slow twin."""
 
 import math
 

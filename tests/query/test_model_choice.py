@@ -1,4 +1,4 @@
-"""The adaptive model choice (METHOD §3), with numbers worked by hand."""
+"""The adaptive model choice (method §3), with numbers worked by hand."""
 
 import pytest
 import reference

@@ -60,7 +60,7 @@ def fairfal(
     gradient_model: Literal["auto", "global"] = "auto",
     gradient_threshold: Annotated[float, Range(ge=0, le=1)] = 0.5,
 ) -> Selection:
-    """Query as FairFAL does (METHOD §3–5); the options are the paper's ablations.
+    """Query as FairFAL does (method §3–5); the options are the paper's ablations.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def fairfal(
 def guess_classes(
     context: QueryContext, model: Literal["global", "local"] = "global"
 ) -> Tensor:
-    """Return the pool's pseudo-labels by one model's prototypes (METHOD §4).
+    """Return the pool's pseudo-labels by one model's prototypes (method §4).
 
     Returns
     -------
@@ -148,7 +148,7 @@ def guess_classes(
 def uncertain_candidates(
     uncertainty: Tensor, members: Tensor, quota: int, *, factor: float
 ) -> Tensor:
-    """Return the min(n, max(1, ⌊κ·quota⌋)) most uncertain members (METHOD §5.2).
+    """Return the min(n, max(1, ⌊κ·quota⌋)) most uncertain members (method §5.2).
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def uncertain_candidates(
 def gradient_embeddings(
     context: QueryContext, model: Model
 ) -> tuple[OuterProducts, OuterProducts]:
-    """Return the pool's and the labels' embeddings (METHOD §5.3).
+    """Return the pool's and the labels' embeddings (method §5.3).
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def cover_classes(
     labeled: OuterProducts,
     labels: Tensor,
 ) -> dict[int, Tensor]:
-    """Reduce each class's candidates to its quota by k-center (METHOD §5.3).
+    """Reduce each class's candidates to its quota by k-center (method §5.3).
 
     Parameters
     ----------
