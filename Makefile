@@ -53,7 +53,7 @@ types: setup
 	$(BIN)/mypy
 
 config: setup  ## Write what follows from options and tables: keys, pyproject's defaults, docs
-	$(BIN)/python -m fairfal_flwr.config
+	$(BIN)/python -m fairfal_flwr.generate
 
 format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff format .

@@ -11,13 +11,13 @@ from flwr.common.config import flatten_dict
 
 from fairfal_flwr.config import RunConfig, TrainConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
-from fairfal_flwr.config.generate import section_options
 from fairfal_flwr.config.generated import OBJECTIVES, STRATEGIES
-from fairfal_flwr.config.reference import reference
-from fairfal_flwr.config.tables import fill_table, replace_config
 from fairfal_flwr.config.taken import RULES
-from fairfal_flwr.config.write import OUTPUTS
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.generate.keys import section_options
+from fairfal_flwr.generate.reference import reference
+from fairfal_flwr.generate.tables import fill_table, replace_config
+from fairfal_flwr.generate.write import OUTPUTS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "configs").rglob("*.toml"))
@@ -266,7 +266,7 @@ def reads(tree: ast.Module) -> set[tuple[str, str]]:
     nodes = list(ast.walk(tree))
     owners: dict[str, set[str]] = {}
     for node in nodes:
-        pairs = []
+        pairs = [("self", node.name)] if isinstance(node, ast.ClassDef) else []
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
             name = node.arg if isinstance(node, ast.arg) else last_word(node.target)
             pairs = [(name, last_word(node.annotation))]
@@ -291,14 +291,13 @@ def is_pair(node: ast.Assign) -> bool:
 def unread(config: RunConfig) -> set[str]:
     """Return the keys that no module reads from their section.
 
-    The modules that declare keys do not count. What goes to a strategy as its
+    The module that refuses them does not count. What goes to a strategy as its
     arguments is not looked for.
     """
     package = ROOT / "fairfal_flwr"
-    declaring = set((package / "config").glob("*.py")) - {package / "config/run.py"}
     read = {
         pair
-        for path in set(package.rglob("*.py")) - declaring
+        for path in set(package.rglob("*.py")) - {package / "config/taken.py"}
         for pair in reads(ast.parse(path.read_text(encoding="utf-8")))
     }
     arguments = {f"federation.{k}" for a in AGGREGATIONS.values() for k in a.takes}

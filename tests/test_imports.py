@@ -18,7 +18,7 @@ FLOORS = (
     ("data", "report"),
     ("config",),
     ("client", "server"),
-    ("command",),
+    ("command", "generate"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -4,8 +4,7 @@ Flower hands an app a flat mapping of dotted, kebab-case keys. It is parsed here
 into one frozen `RunConfig`; nothing else in the package reads raw configuration.
 
 What strategies, objectives, networks and image sets there are stands in `generated`,
-which `python -m fairfal_flwr.config` writes from their code, together with the pages
-and tables of the documentation. So reading a configuration takes no PyTorch.
+which `make config` writes from their code. So reading a configuration takes no PyTorch.
 """
 
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig

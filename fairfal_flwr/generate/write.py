@@ -8,19 +8,18 @@ from typing import Any
 
 import tomli_w
 
-import fairfal_flwr
 from fairfal_flwr.config.federation import AGGREGATIONS
-from fairfal_flwr.config.generate import generated_module
 from fairfal_flwr.config.privacy import MECHANISMS
-from fairfal_flwr.config.reference import reference
 from fairfal_flwr.config.run import RunConfig
-from fairfal_flwr.config.tables import fill_table, replace_config
 from fairfal_flwr.files import replacing
+from fairfal_flwr.generate.keys import generated_module
+from fairfal_flwr.generate.reference import reference
+from fairfal_flwr.generate.tables import fill_table, replace_config
 from fairfal_flwr.query.registry import STRATEGIES
 
 __all__ = ["GENERATED", "OUTPUTS", "ROOT", "main"]
 
-ROOT = Path(fairfal_flwr.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GENERATED = "fairfal_flwr/config/generated.py"
 
 
@@ -74,7 +73,7 @@ def main() -> None:
     for file, text in OUTPUTS.items():
         changed = _write(ROOT / file, text)
         if changed and file == GENERATED:  # the rest follows from the new module
-            subprocess.run([sys.executable, "-m", "fairfal_flwr.config"], check=True)
+            subprocess.run([sys.executable, "-m", "fairfal_flwr.generate"], check=True)
             return
 
 
