@@ -112,11 +112,28 @@ def test_a_run_tells_what_it_does_while_it_does_it(small):
     run = read_run(campaign.recorder.folder)
     assert RunConfig.from_flat(run.config) == campaign.config
     assert run.summary == campaign.recorder.summary
-    a_cycle = ["query-started", "query-finished"]
-    a_cycle += ["round-started", "round-finished"] * 2  # evaluated after the second
-    a_cycle += ["evaluated", "cycle-finished"]
-    kinds = ["run-started", "clients-met", *a_cycle, *a_cycle, "finished"]
-    assert [event.kind for event in run.events] == kinds
+    asked = ["exchanged"]
+    training = ["round-started", *asked, "round-finished"] * 2
+    training += ["evaluated", "cycle-finished"]  # after the second round
+    assert [event.kind for event in run.events] == [
+        *("run-started", *asked, "clients-met"),
+        *("query-started", *asked, "query-finished", *training),
+        *(
+            "query-started",
+            *asked,
+            *asked,
+            "query-finished",
+            *training,
+        ),  # imbalance first
+        "finished",
+    ]
+    exchanges = [event.facts for event in run.events if event.kind == "exchanged"]
+    assert exchanges[0]["asked"] == []  # who is who is the answer
+    assert all(e["asked"] == e["answered"] == [0, 1, 2] for e in exchanges[1:])
+    sizes = {e["message"]: (e["bytes_sent"], e["bytes_received"]) for e in exchanges}
+    assert sizes["query.status"] == (0, 0)
+    assert sizes["train"][0] == sizes["train"][1] > 0
+    assert sizes["query.imbalance"] == (sizes["train"][0], 0)
     rounds = [event.facts for event in run.events if event.kind == "round-finished"]
     assert [(r["cycle"], r["round"], r["loss"]) for r in rounds] == [
         (row.cycle, row.round, row.loss) for row in run.rounds
