@@ -263,3 +263,19 @@ def typicality(points: Tensor, clusters: list[int], k: int) -> list[float]:
         )[:k]
         result.append(len(distances) / sum(distances) if distances else 0.0)
     return result
+
+
+def is_one_from_the_middle_of_each(
+    chosen: list[int], points: Tensor, clusters: list[int]
+) -> bool:
+    """Tell whether no member of a cluster is nearer to its mean than the one chosen.
+
+    The two members of a cluster of two are equally near.
+    """
+    for position in chosen:
+        members = [i for i, c in enumerate(clusters) if c == clusters[position]]
+        mean = torch.stack([points[i] for i in members]).double().mean(dim=0)
+        distances = {i: float((points[i] - mean).norm()) for i in members}
+        if distances[position] > min(distances.values()) + 1e-5:
+            return False
+    return sorted(clusters[i] for i in chosen) == sorted(set(clusters))
