@@ -5,7 +5,8 @@ import gc
 import json
 import tomllib
 from collections import Counter
-from types import FunctionType, MethodType, ModuleType
+from functools import partial
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,18 +166,47 @@ def test_only_what_is_allowed_leaves_a_client(small):
             assert shapes == {k: a.shape for k, a in sent.content["arrays"].items()}
 
 
-def reachable(root, *, stop=(type, ModuleType, FunctionType)):
-    """Return every object that a chain of references leads to, except through code."""
+def reachable(root, *, stop=(type, ModuleType)):
+    """Return every object that a chain of references leads to.
+
+    Of a function its closure and its defaults are followed, not what its module holds.
+    """
     found, waiting = {}, [root]
     while waiting:
         item = waiting.pop()
         if id(item) in found or isinstance(item, stop):
             continue
         found[id(item)] = item
+        if isinstance(item, FunctionType):
+            waiting += [item.__closure__, item.__defaults__, item.__kwdefaults__]
+            continue
         waiting += gc.get_referents(item)
         if isinstance(item, MethodType):
             waiting.append(item.__self__)
     return found.values()
+
+
+def test_the_search_for_the_oracle_looks_everywhere():
+    oracle = Oracle(np.arange(3), torch.tensor([0, 1, 2]))
+
+    def closure():
+        return oracle
+
+    def default(answerer=oracle, *, other=None):
+        return answerer
+
+    holders = [
+        closure,
+        default,
+        lambda: closure,
+        partial(print, oracle),
+        oracle.answer,
+        {"a": [oracle]},
+        SimpleNamespace(inner=SimpleNamespace(f=closure)),
+    ]
+    for holder in holders:
+        assert any(item is oracle for item in reachable(holder)), holder
+    assert not any(item is oracle for item in reachable(lambda: 3))
 
 
 def test_a_strategy_cannot_reach_the_labels_of_the_pool(small, monkeypatch):
