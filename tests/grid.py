@@ -25,6 +25,15 @@ from fairfal_flwr.server.strategies import make_strategy
 
 FIRST_NODE_ID = 1000
 
+SMALL = {
+    "num-clients": 3,
+    "campaign.num-cycles": 2,
+    "campaign.num-rounds": 2,
+    "campaign.evaluate-every": 2,
+    "train.epochs": 1,
+    "query.strategy": "random",
+}
+
 
 class InProcessGrid(Grid):
     """Delivers messages to a ClientApp at once, in a random order, and keeps them."""
@@ -91,6 +100,12 @@ class InProcessGrid(Grid):
         except Exception as error:  # as Flower does: a crash is an error reply
             reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, repr(error))
             return Message(reason, reply_to=message)
+
+
+def small(tmp_path: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """Return the keys of a small campaign with folders of its own."""
+    folder = str(tmp_path / name)
+    return {**SMALL, "output-dir": folder, "state-dir": folder, **changes}
 
 
 def run_campaign(

@@ -1,7 +1,6 @@
 """The campaign: annotate, train, evaluate, record, cycle by cycle (method §1)."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean
@@ -9,7 +8,7 @@ from time import perf_counter
 
 from flwr.serverapp import Grid
 
-from fairfal_flwr.config import RunConfig, TrainConfig
+from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
     ImbalanceReply,
@@ -29,7 +28,7 @@ from fairfal_flwr.server.replies import check_imbalance_reply, check_select_repl
 from fairfal_flwr.server.rows import cycle_row, round_row
 from fairfal_flwr.server.state import CampaignState
 
-__all__ = ["Campaign", "learning_rate"]
+__all__ = ["Campaign"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -150,8 +149,7 @@ class Campaign:
         campaign = self.config.campaign
         number = state.round + 1
         self.recorder.event(EventKind.ROUND_STARTED, cycle=state.cycle, round=number)
-        lr = learning_rate(self.config.train, state.round, campaign.num_rounds)
-        trained = self.federation.train(self.recorder.name, state, lr)
+        trained = self.federation.train(self.recorder.name, state)
         state = replace(
             state,
             round=number,
@@ -217,28 +215,6 @@ class Campaign:
         seed = derive_seed(self.config.seed, "global-model", cycle)
         weights = self.evaluator.new_weights(seed)
         return replace(state, weights=weights, last_aggregate=None, strategy_rounds=0)
-
-
-def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
-    """Return the learning rate of a round: lr, then lr · decay (method §2).
-
-    Parameters
-    ----------
-    train : TrainConfig
-        `lr`, `lr_decay` and `lr_decay_at`.
-    round_index : int
-        Counted from 0; the decay applies once it exceeds ⌊lr_decay_at · num_rounds⌋.
-    num_rounds : int
-        Rounds of the training phase.
-
-    Examples
-    --------
-    >>> rates = [learning_rate(TrainConfig(), index, 100) for index in (75, 76)]
-    >>> [round(rate, 6) for rate in rates]
-    [0.01, 0.001]
-    """
-    late = round_index > math.floor(train.lr_decay_at * num_rounds)
-    return train.lr * (train.lr_decay if late else 1.0)
 
 
 def _labels(replies: Mapping[int, SelectReply]) -> dict[int, int]:

@@ -4,6 +4,7 @@ What the algorithms of federated optimization differ in is in here and below; to
 campaign a round is weights in, weights out.
 """
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, cast
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from fairfal_flwr.config import RunConfig
+from fairfal_flwr.config import RunConfig, TrainConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
@@ -40,7 +41,7 @@ from fairfal_flwr.server.sampling import draw_clients, grid_of
 from fairfal_flwr.server.state import CampaignState
 from fairfal_flwr.server.strategies import make_strategy
 
-__all__ = ["Federation", "TrainedRound"]
+__all__ = ["Federation", "TrainedRound", "learning_rate"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Federation:
         """Return what summary.json says about privacy; None where none was asked."""
         return privacy_report(self._strategy, self.config.privacy)
 
-    def train(self, campaign: str, state: CampaignState, lr: float) -> TrainedRound:
+    def train(self, campaign: str, state: CampaignState) -> TrainedRound:
         """Train the round after `state` on the clients, and aggregate.
 
         Raises
@@ -137,7 +138,9 @@ class Federation:
             campaign=campaign,
             cycle=state.cycle,
             round=number,
-            lr=lr,
+            lr=learning_rate(
+                self.config.train, state.round, self.config.campaign.num_rounds
+            ),
             weights=state.weights,
         ).records()
         able = [client for client in self.clients.nodes if state.labels[client]]
@@ -234,3 +237,25 @@ class Federation:
                     "`train.lr`."
                 )
         return last | new
+
+
+def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
+    """Return the learning rate of a round: lr, then lr · decay (method §2).
+
+    Parameters
+    ----------
+    train : TrainConfig
+        `lr`, `lr_decay` and `lr_decay_at`.
+    round_index : int
+        Counted from 0; the decay applies once it exceeds ⌊lr_decay_at · num_rounds⌋.
+    num_rounds : int
+        Rounds of the training phase.
+
+    Examples
+    --------
+    >>> rates = [learning_rate(TrainConfig(), index, 100) for index in (75, 76)]
+    >>> [round(rate, 6) for rate in rates]
+    [0.01, 0.001]
+    """
+    late = round_index > math.floor(train.lr_decay_at * num_rounds)
+    return train.lr * (train.lr_decay if late else 1.0)

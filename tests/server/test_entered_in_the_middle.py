@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from grid import InProcessGrid, same_weights
+from grid import InProcessGrid, same_weights, small
 
 from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
@@ -12,14 +12,6 @@ from fairfal_flwr.server.campaign import Campaign
 from fairfal_flwr.server.federation import Federation
 from fairfal_flwr.server.sampling import draw_clients
 
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
 CONTINUE = {"campaign.reset": "continue"}
 ADAPTIVE = {
     "privacy.mechanism": "client-adaptive",
@@ -38,11 +30,6 @@ REMEMBERING = [
         )
     ),
 ]
-
-
-def overrides(tmp_path, **changes):
-    folders = {"output-dir": str(tmp_path), "state-dir": str(tmp_path)}
-    return SMALL | folders | changes
 
 
 def campaign_of(values):
@@ -74,7 +61,7 @@ def test_a_campaign_entered_in_the_middle_ends_as_if_never_left(
 
     The third step is the last round of the first cycle: what comes next is a query.
     """
-    values = overrides(tmp_path, **changes)
+    values = small(tmp_path, "a", **changes)
     find_participant.cache_clear()
     whole = steps(campaign_of(values))
     left = steps(campaign_of(values), after)
@@ -94,7 +81,7 @@ def test_a_campaign_entered_in_the_middle_ends_as_if_never_left(
 @pytest.mark.parametrize("changes", REMEMBERING, ids=str)
 def test_what_a_strategy_remembers_matters(tmp_path, changes):
     """Without it the run ends elsewhere: the test above would notice a lost memory."""
-    values = overrides(tmp_path, **changes)
+    values = small(tmp_path, "a", **changes)
     find_participant.cache_clear()
     whole = steps(campaign_of(values))
     left = steps(campaign_of(values), 2)
@@ -105,7 +92,7 @@ def test_what_a_strategy_remembers_matters(tmp_path, changes):
 
 def test_a_state_dict_is_a_copy(tmp_path):
     campaign = steps(
-        campaign_of(overrides(tmp_path, **{"federation.strategy": "scaffold"})), 2
+        campaign_of(small(tmp_path, "a", **{"federation.strategy": "scaffold"})), 2
     )
     before = campaign.federation.state_dict()
     steps(campaign, 1)
@@ -140,7 +127,7 @@ def test_a_fresh_model_gets_a_fresh_memory(tmp_path, changes):
 
     An adapted clipping norm is no memory of the model, and stays.
     """
-    values = overrides(tmp_path, **changes)
+    values = small(tmp_path, "a", **changes)
     find_participant.cache_clear()
     whole = steps(campaign_of(values))
     left = steps(campaign_of(values), 3)
@@ -153,7 +140,7 @@ def test_a_fresh_model_gets_a_fresh_memory(tmp_path, changes):
 
 
 def test_an_aggregate_that_is_not_finite_is_refused(tmp_path, monkeypatch):
-    campaign = campaign_of(overrides(tmp_path))
+    campaign = campaign_of(small(tmp_path, "a"))
     original = Federation._aggregate
 
     def spoiled(self, server_round, replies):
@@ -172,7 +159,7 @@ def test_an_aggregate_that_is_not_finite_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_weights_keep_their_types(tmp_path):
-    campaign = steps(campaign_of(overrides(tmp_path)), 2)
+    campaign = steps(campaign_of(small(tmp_path, "a")), 2)
     kinds = {w.dtype for w in campaign.state.weights.values()}
     assert kinds == {torch.float32, torch.int64}
 

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import (
     FedAvg,
 )
 from flwr.supercore.privacy_accounting import PrivacySpent
-from grid import InProcessGrid, run_campaign, strategy_of
+from grid import InProcessGrid, run_campaign, small, strategy_of
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
@@ -28,18 +28,10 @@ from fairfal_flwr.server.privacy import (
 )
 from fairfal_flwr.server.strategies import make_strategy
 
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 1,
-    "campaign.num-rounds": 1,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
 
-
-def small(tmp_path, name, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    return SMALL | folders | changes
+def one_round(tmp_path, name, **changes):
+    short = {"campaign.num-cycles": 1, "campaign.num-rounds": 1}
+    return small(tmp_path, name, **(short | changes))
 
 
 def with_mechanism(name, **keys):
@@ -64,7 +56,7 @@ def test_each_mechanism_runs_by_one_key(tmp_path, mechanism):
     noise = {"noise_multiplier": 0.2} if "adaptive" in mechanism else {}
     keys = with_mechanism(mechanism, clipping_norm=0.5, **noise)
     campaign, grid = run_campaign(
-        small(tmp_path, "a", **keys, **{"campaign.num-cycles": 2})
+        one_round(tmp_path, "a", **keys, **{"campaign.num-cycles": 2})
     )
     assert not any(message.has_error() for message in grid.replies)
     assert all(torch.isfinite(w).all() for w in campaign.state.weights.values())
@@ -82,14 +74,14 @@ def test_each_mechanism_runs_by_one_key(tmp_path, mechanism):
 
 
 def test_without_a_mechanism_nothing_is_reported(tmp_path):
-    campaign, _ = run_campaign(small(tmp_path, "a"))
+    campaign, _ = run_campaign(one_round(tmp_path, "a"))
     assert read_run(campaign.recorder.folder).summary.privacy is None
 
 
 @pytest.mark.parametrize("mechanism", ["client-fixed", "client-adaptive"])
 def test_a_clipped_update_leaves_the_client_with_at_most_the_norm(tmp_path, mechanism):
     keys = with_mechanism(mechanism, clipping_norm=0.25, noise_multiplier=0.0)
-    _, grid = run_campaign(small(tmp_path, "a", **keys))
+    _, grid = run_campaign(one_round(tmp_path, "a", **keys))
     sent, replies = trained(grid)
     norms = [float(difference(reply, sent).norm()) for reply in replies]
     assert norms == pytest.approx([0.25] * 3, rel=1e-3)
@@ -98,7 +90,7 @@ def test_a_clipped_update_leaves_the_client_with_at_most_the_norm(tmp_path, mech
 def test_clipping_without_effect_leaves_the_mean_of_the_updates(tmp_path):
     """No noise and a norm beyond all updates: the plain mean, with equal weights."""
     keys = with_mechanism("server-fixed", clipping_norm=1e6, noise_multiplier=0.0)
-    campaign, grid = run_campaign(small(tmp_path, "a", **keys))
+    campaign, grid = run_campaign(one_round(tmp_path, "a", **keys))
     _, replies = trained(grid)
     for name in replies[0]:
         mean = torch.stack([reply[name] for reply in replies]).mean(dim=0)
@@ -118,7 +110,7 @@ def test_the_noise_fits_the_number_of_updates_averaged(tmp_path, missing):
         return app(message, context)
 
     keys = with_mechanism("server-fixed", clipping_norm=1e-2, noise_multiplier=3.0)
-    overrides = small(tmp_path, "a", **keys)
+    overrides = one_round(tmp_path, "a", **keys)
     find_participant.cache_clear()
     grid = InProcessGrid(overrides, 3, flaky)
     campaign = Campaign(RunConfig.from_flat(overrides), grid)
@@ -137,19 +129,19 @@ def trained_without_errors(grid):
 def test_local_noise_is_added_before_the_update_leaves(tmp_path):
     """Standard deviation 2 S sqrt(2 ln(1.25 / delta)) / epsilon; fresh in every run."""
     keys = with_mechanism("local", clipping_norm=1e-2, epsilon=0.5, delta=1e-3)
-    sent, replies = trained(run_campaign(small(tmp_path, "a", **keys))[1])
+    sent, replies = trained(run_campaign(one_round(tmp_path, "a", **keys))[1])
     wanted = 2e-2 * np.sqrt(2 * np.log(1.25 / 1e-3)) / 0.5
     for reply in replies:
         noise = difference(reply, sent)
         assert float(noise.std()) == pytest.approx(wanted, rel=0.02)
-    _, again = trained(run_campaign(small(tmp_path, "b", **keys))[1])
+    _, again = trained(run_campaign(one_round(tmp_path, "b", **keys))[1])
     assert not torch.equal(again[0]["head.weight"], replies[0]["head.weight"])
 
 
 def test_the_adaptive_norm_moves_and_outlives_a_reset(tmp_path):
     keys = with_mechanism("client-adaptive", clipping_norm=0.1, noise_multiplier=0.0)
     campaign, grid = run_campaign(
-        small(tmp_path, "a", **keys, **{"campaign.num-cycles": 3})
+        one_round(tmp_path, "a", **keys, **{"campaign.num-cycles": 3})
     )
     norms = [
         m.content["config"]["clipping_norm"]
@@ -241,7 +233,7 @@ def test_with_an_accountant_the_privacy_spent_is_reported(tmp_path, monkeypatch)
 
     monkeypatch.setattr(privacy, "RdpAccountant", Counting)
     keys = with_mechanism("client-fixed") | {"campaign.num-cycles": 2}
-    campaign, _ = run_campaign(small(tmp_path, "a", **keys))
+    campaign, _ = run_campaign(one_round(tmp_path, "a", **keys))
     summary = read_run(campaign.recorder.folder).summary
     spent = {"epsilon": 2.5, "delta": 1e-5, "releases": 2, "accountant": "rdp"}
     assert summary.privacy.items() >= spent.items()
@@ -250,7 +242,7 @@ def test_with_an_accountant_the_privacy_spent_is_reported(tmp_path, monkeypatch)
 def test_flowers_own_accountant_counts_the_whole_run(tmp_path):
     pytest.importorskip("dp_accounting")
     keys = with_mechanism("server-fixed") | {"campaign.num-cycles": 2}
-    campaign, _ = run_campaign(small(tmp_path, "a", **keys))
+    campaign, _ = run_campaign(one_round(tmp_path, "a", **keys))
     report = campaign.federation.privacy_report()
     assert report["releases"] == 2
     assert 0 < report["epsilon"] < 20

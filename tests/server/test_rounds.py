@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from grid import InProcessGrid, run_campaign, same_weights
+from grid import InProcessGrid, run_campaign, same_weights, small
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,15 +18,6 @@ from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server.campaign import Campaign
 from fairfal_flwr.server.strategies import quorum
-
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
 
 
 class Flaky:
@@ -48,8 +39,7 @@ class Flaky:
 
 
 def campaign_of(tmp_path, name, client, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    overrides = SMALL | folders | changes
+    overrides = small(tmp_path, name, **changes)
     find_participant.cache_clear()
     grid = InProcessGrid(overrides, 3, client)
     return Campaign(RunConfig.from_flat(overrides), grid)
@@ -196,8 +186,9 @@ def test_an_aggregate_that_explodes_stops_the_run(tmp_path):
 
 def test_evaluation_on_clients_pools_their_test_shards(tmp_path):
     """All shards together are the whole test set, so the recalls are the server's."""
-    folders = {"output-dir": str(tmp_path), "state-dir": str(tmp_path)}
-    campaign, _ = run_campaign(SMALL | folders | {"federation.fraction-evaluate": 1.0})
+    campaign, _ = run_campaign(
+        small(tmp_path, "a", **{"federation.fraction-evaluate": 1.0})
+    )
     last = rounds_of(campaign)[-1]
     cycle = campaign.recorder.cycles[-1]
     assert float(last["client-accuracy"]) == pytest.approx(cycle.accuracy)
@@ -206,8 +197,7 @@ def test_evaluation_on_clients_pools_their_test_shards(tmp_path):
 
 
 def test_no_counts_travel_unless_evaluation_on_clients_is_asked_for(tmp_path):
-    folders = {"output-dir": str(tmp_path), "state-dir": str(tmp_path)}
-    campaign, grid = run_campaign(SMALL | folders)
+    campaign, grid = run_campaign(small(tmp_path, "a"))
     assert not any(m.metadata.message_type == "evaluate" for m in grid.requests)
     assert {row["client-recalls"] for row in rounds_of(campaign)} == {""}
     assert all("class-counts" not in r.content["metrics"] for r in grid.replies)

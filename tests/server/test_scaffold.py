@@ -8,7 +8,7 @@ import torch
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from grid import run_campaign
+from grid import run_campaign, small
 from torch import nn
 
 from fairfal_flwr.client import scaffold as client_half
@@ -233,21 +233,6 @@ def test_buffers_have_no_variate_and_are_averaged():
         "m": torch.tensor([1.0]),
     }
     assert pack_weights(old).keys() == arrays.keys()
-
-
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
-
-
-def small(tmp_path, name, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    return SMALL | folders | changes
 
 
 def test_one_round_of_a_campaign_is_fedavgs_bit_by_bit(tmp_path):

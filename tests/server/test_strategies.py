@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.serverapp import strategy as flower
-from grid import run_campaign, same_weights, strategy_of
+from grid import run_campaign, same_weights, small, strategy_of
 
 from fairfal_flwr.config import FederationConfig, RunConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
@@ -40,24 +40,11 @@ OTHER_DEFAULTS = {
     ("fedyogi", "eta"),
     ("qfedavg", "client_learning_rate"),
 }
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
 
 
 def make(**changes):
     flat = {name.replace("__", ".").replace("_", "-"): v for name, v in changes.items()}
     return strategy_of(RunConfig.from_flat({"num-clients": 8} | flat))
-
-
-def small(tmp_path, name, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    return SMALL | folders | changes
 
 
 def arguments(name):
