@@ -1,6 +1,5 @@
 """The plug that keeps a round for the query, or the round, that will ask for it."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairfal_flwr.client.last_round import LastRound, LastRoundFile
@@ -9,42 +8,51 @@ from fairfal_flwr.client.plug import Plug, Round
 from fairfal_flwr.client.training import Trained
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.models import Classifier
-from fairfal_flwr.query.memory import Watch
+from fairfal_flwr.query.memory import Watches
 from fairfal_flwr.query.registry import resolve
 
 __all__ = ["KeepRound", "is_kept", "keep_round", "watches_of"]
 
-Watches = Mapping[str, Callable[[int], Watch]]
-
 
 def keep_round(this: Round, model: Classifier) -> Plug | None:
     """Return the plug where something will ask for this round."""
-    if not is_kept(this.config, this.request.round):
+    number = this.request.round
+    if not is_kept(this.config, number):
         return None
-    return KeepRound(this, model, watches_of(this.config))
+    return KeepRound(this, model, watches_of(this.config, number))
 
 
 def is_kept(config: RunConfig, round_number: int) -> bool:
-    """Tell whether anything will ask for a round: a query, or the round after.
-
-    A query looks at the client's last round in a cycle. Where not all clients train in
-    every round, any round may turn out to have been that one.
-    """
+    """Tell whether anything will ask for a round: a query, or the round after."""
     if objective_of(config).needs_last_round:
         return True
+    if not _may_be_the_last(config, round_number):
+        return False
     name = config.query.strategy
     models = resolve(name).requirements(config.strategy_options(name)).models
-    if "local-last" not in models and not watches_of(config):
-        return False
+    return "local-last" in models or bool(_watches_of_query(config))
+
+
+def watches_of(config: RunConfig, round_number: int) -> Watches:
+    """Return what follows the pool in a round that is kept, by the memory's name."""
+    for_next_round = objective_of(config).watches(config)
+    if not _may_be_the_last(config, round_number):
+        return for_next_round
+    return {**_watches_of_query(config), **for_next_round}
+
+
+def _watches_of_query(config: RunConfig) -> Watches:
+    remembered = resolve(config.query.strategy).remembers
+    return {name: make for name, make in remembered.items() if make is not None}
+
+
+def _may_be_the_last(config: RunConfig, round_number: int) -> bool:
+    """Tell whether a query may find this round to be the client's last of its cycle.
+
+    Where not all clients train in every round, any round may turn out to be that one.
+    """
     is_last = round_number == config.campaign.num_rounds
     return is_last or config.federation.fraction_train < 1
-
-
-def watches_of(config: RunConfig) -> Watches:
-    """Return what follows the pool in a round that is kept, by the memory's name."""
-    remembered = resolve(config.query.strategy).remembers
-    watches = {name: make for name, make in remembered.items() if make is not None}
-    return {**watches, **objective_of(config).watches(config)}
 
 
 class KeepRound(Plug):

@@ -210,7 +210,7 @@ class Participant:
             self.config, self.index, self.networks, self.pool, request, last
         )
         selection = query.run(self.pool.budget)
-        self.pool.record(request, query.holdings, selection)
+        self.pool.record(request.cycle, query.strategy, query.holdings, selection)
         return query.times
 
     def _round(self, request: TrainRequest) -> Round:

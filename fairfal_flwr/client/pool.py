@@ -15,7 +15,6 @@ from torch import Tensor
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import Shard
-from fairfal_flwr.messages import SelectRequest
 from fairfal_flwr.query import Selection
 from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.randomness import torch_generator
@@ -132,19 +131,31 @@ class Pool:
         return torch.from_numpy(found).to(positions.device)
 
     def record(
-        self, request: SelectRequest, shown: Holdings, selection: Selection
+        self, cycle: int, strategy: str, shown: Holdings, selection: Selection
     ) -> None:
-        """Write a selection into the ledger, with what the strategy remembers."""
+        """Write a selection into the ledger, with what the strategy remembers.
+
+        Parameters
+        ----------
+        cycle : int
+            Of the query.
+        strategy : str
+            What chose.
+        shown : Holdings
+            What it was shown.
+        selection : Selection
+            What it chose.
+        """
         sample_ids = self.sample_ids(shown.pool)
         self.ledger.record_selection(
-            request.cycle,
-            request.strategy,
+            cycle,
+            strategy,
             sample_ids[selection.positions.cpu().numpy()],
             suggestions=_as_numpy(selection.suggestions),
             scores=_as_numpy(selection.scores),
             notes=selection.notes,
             memory={
-                name: self._remembered(name, request.cycle, sample_ids, values)
+                name: self._remembered(name, cycle, sample_ids, values)
                 for name, values in selection.memory.items()
             },
         )

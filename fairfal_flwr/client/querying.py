@@ -87,14 +87,12 @@ class PoolQuery:
     def run(self, budget: int) -> Selection:
         """Choose `budget` positions of the pool, or what is left of it.
 
-        Without any label there is nothing to go by, and the choice is random.
-
         Raises
         ------
         UserError
             If the strategy cannot work with the run's model, options or labels.
         """
-        name, options = self._name, self.config.strategy_options(self._name)
+        name, options = self.strategy, self.config.strategy_options(self.strategy)
         started = perf_counter()
         selection = self._select(name, budget, options)
         elapsed = perf_counter() - started
@@ -102,7 +100,8 @@ class PoolQuery:
         return selection
 
     @property
-    def _name(self) -> str:
+    def strategy(self) -> str:
+        """What chooses; without any label there is nothing to go by but chance."""
         return self.request.strategy if len(self.holdings.labels) else "random"
 
     def _select(self, name: str, budget: int, options: dict[str, Any]) -> Selection:
@@ -145,7 +144,7 @@ class PoolQuery:
         """Return what the strategy remembers of the samples it is shown, by name."""
         shown = self.holdings.pool
         memory = {}
-        for name, watch in resolve(self._name).remembers.items():
+        for name, watch in resolve(self.strategy).remembers.items():
             if watch is None:
                 memory[name] = pool.memory(name, self.request.cycle, shown)
             elif self.last is None:

@@ -5,12 +5,13 @@ returns as `Selection.memory` is in `QueryContext.memory` at the next query. Ano
 written by a `Watch`, which follows the pool while the client trains.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["DORMANT", "PredictionChanges", "Watch"]
+__all__ = ["DORMANT", "PredictionChanges", "Watch", "Watches"]
 
 DORMANT = "dormant"
 """The one memory that the client reads: samples where it is not 0 are shown last."""
@@ -25,6 +26,10 @@ class Watch(Protocol):
     @property
     def values(self) -> Tensor:
         """What to remember of each sample, shape (N,), int64; zeros at the start."""
+
+
+Watches = Mapping[str, Callable[[int], Watch]]
+"""What follows the pool, by the name of the memory that it makes."""
 
 
 class PredictionChanges:

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from time import perf_counter
+from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -42,6 +44,9 @@ class Campaign:
         The run's configuration.
     grid : Grid
         Flower's way to the nodes.
+    folder : Path, optional
+        Of the run to go on with; its name is that of the clients' ledgers. A new one
+        by default.
 
     Attributes
     ----------
@@ -56,21 +61,23 @@ class Campaign:
         then.
     """
 
-    def __init__(self, config: RunConfig, grid: Grid) -> None:
+    def __init__(
+        self, config: RunConfig, grid: Grid, folder: Path | None = None
+    ) -> None:
         self.config = config
         self.evaluator = Evaluator(config)
-        self.recorder = Recorder(config)
-        self.clients = Clients(grid, config.federation, self.recorder.event)
+        self.clients = Clients(grid, config.federation, self._tell)
         self.federation = Federation(
             config,
             self.clients,
             self.evaluator.buffers(),
             self.evaluator.test_set.num_classes,
         )
+        self.recorder = Recorder(config, folder)  # the first that writes
         self.state = CampaignState()
 
     def run(self) -> None:
-        """Go on from `state` to the end; if that fails, leave the last aggregate.
+        """Go on from `state` to the end; what stops it leaves the last aggregate.
 
         Raises
         ------
@@ -82,8 +89,8 @@ class Campaign:
             self.state = self.meet_clients(self.state)
             while not self._is_over(self.state):
                 self.state = self.step(self.state)
-        except Exception as error:
-            self._stop(str(error) or repr(error))
+        except BaseException as error:  # somebody may also just end the process
+            self._stop(error)
             raise
         self.recorder.finish(self.federation.privacy_report())
 
@@ -157,6 +164,7 @@ class Campaign:
             last_aggregate=(state.cycle, number),
             strategy_rounds=state.strategy_rounds + 1,
         )
+        self.state = state  # what fails from here on does not lose the aggregate
         is_last = number == campaign.num_rounds
         due = is_last or number % campaign.evaluate_every == 0
         evaluation, on_clients = self.evaluate(state) if due else (None, None)
@@ -184,13 +192,18 @@ class Campaign:
         on_clients = ClientsEvaluation.pooled(replies)
         return evaluation or self.evaluator.from_clients(on_clients), on_clients
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, error: BaseException) -> None:
+        """Leave behind what there is; an error is a failure, all else a stop."""
+        failed = isinstance(error, Exception)
         self.recorder.stop(
             self.state.weights,
             self.state.last_aggregate,
             self.federation.privacy_report(),
-            reason,
+            (str(error) or repr(error)) if failed else None,
         )
+
+    def _tell(self, kind: EventKind, **facts: Any) -> None:
+        self.recorder.event(kind, **facts)
 
     def _is_over(self, state: CampaignState) -> bool:
         campaign = self.config.campaign

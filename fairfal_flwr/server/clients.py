@@ -22,6 +22,8 @@ log = logging.getLogger("fairfal.server")
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
+LONGEST_LINE = 300
+
 # Raises ValueError for the content of a client's reply that cannot be used.
 Check = Callable[[RecordDict, int], None]
 Notify = Callable[..., None]  # an event's kind, and its facts as keywords
@@ -268,7 +270,9 @@ def _problem(reply: Message, check: Check, client: int) -> str | None:
     try:
         check(reply.content, client)
     except ValueError as error:
-        return str(error)
+        return _one_line(str(error))
+    except Exception as error:  # the content is the client's, and so is any way to fail
+        return f"its reply cannot be read ({type(error).__name__})"
     return None
 
 
@@ -279,4 +283,10 @@ def _size(content: RecordDict) -> int:
 
 def _first_line(text: str | None) -> str:
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[0] if lines else "failed without a reason"
+    return _one_line(lines[0]) if lines else "failed without a reason"
+
+
+def _one_line(text: str) -> str:
+    """Return what a client wrote, or brought about, as one line of bearable length."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"

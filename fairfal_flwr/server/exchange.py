@@ -95,7 +95,8 @@ def exchange(
             repeated = [again(m) for m in messages if m.metadata.dst_node_id in back]
             if repeated:
                 log.warning("%d client(s) restarted and are asked again", len(repeated))
-                waiting |= _push(grid, repeated)[0]
+                taken, unknown = _push(grid, repeated)
+                waiting, refused = waiting | taken, refused | unknown
             gone -= back
             activated |= online
         sleep(min(max(waited / 20, 0.02), 1.0))

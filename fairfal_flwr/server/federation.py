@@ -117,6 +117,7 @@ class Federation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         inner = unwrapped(self._strategy)
+        assert state["strategy"].keys() <= set(self._entry.remembers)
         for name, value in state["strategy"].items():
             setattr(inner, name, deepcopy(value))
         load_wrapper_memory(self._strategy, state["privacy"])

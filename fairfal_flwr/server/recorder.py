@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from fairfal_flwr.messages import SelectReply, Weights
 from fairfal_flwr.paths import output_root
 from fairfal_flwr.report.learning_curve import draw_learning_curve
 from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.rows import CycleRow, Facts, QueryRow, RoundRow, Summary
 from fairfal_flwr.runs.writer import RunWriter
 from fairfal_flwr.server.progress import Progress
@@ -26,6 +28,8 @@ class Recorder:
     ----------
     config : RunConfig
         The configuration as run.
+    folder : Path, optional
+        Of a run to go on with; a new one by default.
 
     Raises
     ------
@@ -33,10 +37,13 @@ class Recorder:
         If the folder cannot be written.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
         self._started = perf_counter()
         name = f"{config.data.name}-{config.query.strategy}-seed{config.seed}"
-        self._writer = RunWriter.create(output_root(config.output_dir), name)
+        if folder is None:
+            self._writer = RunWriter.create(output_root(config.output_dir), name)
+        else:
+            self._writer = RunWriter(folder)
         self._progress = Progress(config)
         self.event, self.folder = self._writer.event, self._writer.folder
         self.name = self.folder.name  # which is also the campaign's
@@ -51,6 +58,8 @@ class Recorder:
             seconds=0.0,
             cycles=(),
         )
+        if folder is not None and (before := read_run(folder).summary) is not None:
+            self.summary = replace(before, finished=False)
         self._progress.started(self.folder)
         self._writer.write_config(config.model_dump(by_alias=True))
         self.event(EventKind.RUN_STARTED, run=self.name, version=__version__)

@@ -32,6 +32,7 @@ __all__ = [
     "check_train_reply",
 ]
 
+LARGEST_LOSS = 1e9  # beyond it, powers of it overflow in qfedavg
 NORM_BIT = "norm_bit"  # from Flower's adaptiveclipping_mod
 
 
@@ -133,7 +134,7 @@ def check_train_reply(
     records = {METRICS, ARRAYS} | ({VARIATE} if variate else set())
     _check_names("records", content, records)
     metrics = _metrics(content, TrainReply, {NORM_BIT} if norm_bit else set())
-    _check_number(metrics, "loss")
+    _check_number(metrics, "loss", 0, LARGEST_LOSS)
     _check_number(metrics, "seconds", 0)
     _check_count(metrics, "num-examples", 1, num_samples)
     if norm_bit:
@@ -152,8 +153,9 @@ def check_evaluate_reply(content: RecordDict, num_classes: int) -> None:
         One line that says what is wrong.
     """
     metrics = _only_metrics(content, EvaluateReply)
-    for name in ("num-examples", "loss", "accuracy"):
-        _check_number(metrics, name)
+    _check_number(metrics, "num-examples", 0)
+    _check_number(metrics, "loss", 0, LARGEST_LOSS)
+    _check_number(metrics, "accuracy", 0, 1)
     counts, hits = (
         _counts(metrics, name, num_classes) for name in ("class-counts", "class-hits")
     )

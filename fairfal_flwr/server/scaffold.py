@@ -75,7 +75,7 @@ class Scaffold(FedAvg):
         self.server_learning_rate = server_learning_rate
         self.variate: Arrays = {}
         self.current: Arrays = {}
-        self.accepted: dict[int, str] = {}  # client -> its last update that was used
+        self.accepted: dict[str, str] = {}  # client -> its last update that was used
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -101,7 +101,7 @@ class Scaffold(FedAvg):
             for name in self.variate:
                 self.variate[name] += change[name].numpy() / self.num_clients
             client = self.client_of(reply.metadata.src_node_id)
-            self.accepted[client] = str(server_round)
+            self.accepted[str(client)] = str(server_round)
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.server_learning_rate != 1:
             for name, old in self.current.items():
@@ -112,7 +112,7 @@ class Scaffold(FedAvg):
     def _message(
         self, node: int, arrays: ArrayRecord, config: ConfigRecord, variate: ArrayRecord
     ) -> Message:
-        accepted = self.accepted.get(self.client_of(node), "")
+        accepted = self.accepted.get(str(self.client_of(node)), "")
         own = ConfigRecord({**config, "accepted": accepted})
         content = RecordDict(
             {self.arrayrecord_key: arrays, VARIATE: variate, self.configrecord_key: own}

@@ -12,8 +12,8 @@ __all__ = ["CampaignState"]
 class CampaignState:
     """Where a campaign stands; each step makes a new one of the one before.
 
-    With what the aggregation strategy remembers (`Federation.state_dict`) it is enough
-    to write down and to go on from.
+    With what the aggregation strategy remembers (`Federation.state_dict`) and the run's
+    folder, whose name is that of the clients' ledgers, it is enough to go on from.
 
     Parameters
     ----------

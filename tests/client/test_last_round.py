@@ -34,6 +34,21 @@ def test_a_round_survives_in_its_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["client.safetensors"]
 
 
+def test_a_round_that_is_asked_for_again_finds_the_one_before(tmp_path):
+    file = LastRoundFile(tmp_path / "client.safetensors")
+    request = TrainRequest(campaign="x", weights={}, cycle=2, round=8, lr=0.1)
+    assert file.before(request) is None
+    file.write(a_round(number=6))
+    file.write(a_round(number=7))
+    for _ in range(2):
+        assert file.before(request).round == 7
+        file.write(a_round(number=8))
+        assert file.read().round == 8
+    file.write(a_round(cycle=3, number=1))
+    assert file.before(request) is None  # the cycle is over
+    assert (file.read().cycle, file.read().round) == (3, 1)
+
+
 def test_a_round_without_followed_samples_survives_too(tmp_path):
     file = LastRoundFile(tmp_path / "client.safetensors")
     none = np.zeros(0, dtype=np.int64)
@@ -100,14 +115,18 @@ def test_a_round_is_kept_only_if_something_will_ask_for_it(config, kept):
 @pytest.mark.parametrize(
     ("config", "follows"),
     [
-        ({}, False),
-        ({"query.strategy": "ksas"}, False),
-        ({"query.strategy": "chase"}, True),
-        ({"train.objective": "alignment"}, False),
-        ({"train.objective": "alignment", "alignment.quirks": "corrected"}, True),
+        ({}, []),
+        ({"query.strategy": "ksas"}, []),
+        ({"query.strategy": "chase"}, [3]),
+        ({"query.strategy": "chase", "federation.fraction-train": 0.5}, [1, 2, 3]),
+        ({"train.objective": "alignment"}, []),
+        ({"train.objective": "alignment", "query.strategy": "chase"}, [3]),
+        ({"train.objective": "alignment", "alignment.quirks": "corrected"}, [1, 2, 3]),
     ],
     ids=str,
 )
 def test_predictions_are_followed_only_if_something_asks(config, follows):
-    watches = watches_of(RunConfig.from_flat(config))
-    assert list(watches) == ["changes"] * follows
+    run = RunConfig.from_flat(config | {"campaign.num-rounds": 3})
+    assert [list(watches_of(run, n)) for n in (1, 2, 3)] == [
+        ["changes"] * (n in follows) for n in (1, 2, 3)
+    ]

@@ -9,6 +9,7 @@ import torch
 from fairfal_flwr.client import querying
 from fairfal_flwr.client.last_round import LastRound, LastRoundFile
 from fairfal_flwr.client.local_models import LocalModels
+from fairfal_flwr.client.objectives import OBJECTIVES
 from fairfal_flwr.client.participant import Participant
 from fairfal_flwr.client.plug import state_file
 from fairfal_flwr.client.pool import Holdings
@@ -340,6 +341,17 @@ def test_an_objective_changes_training_and_repeats_itself(state, tmp_path, objec
     assert all(torch.equal(w, trained[1][name]) for name, w in trained[0].items())
     assert not all(torch.equal(w, expected[name]) for name, w in trained[0].items())
     assert all(torch.isfinite(w).all() for w in trained[0].values())
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_same_request_again_gives_the_same_reply(state, objective):
+    chosen = {"train.objective": objective, "query.strategy": "random"}
+    client, weights = annotated(state, **chosen)
+    client.train(train_request(weights, number=1))
+    first = client.train(train_request(weights, number=2))
+    again = client.train(train_request(weights, number=2))
+    assert again.loss == first.loss
+    assert all(torch.equal(w, again.weights[n]) for n, w in first.weights.items())
 
 
 @pytest.mark.parametrize("objective", ["kcfu", "alignment"])

@@ -200,3 +200,24 @@ def test_it_counts_the_bytes_of_the_arrays():
     clients.send(messages, anything)
     assert 1200 <= told["bytes_sent"] < 2000
     assert told["bytes_received"] == 0  # the script's replies are empty
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("its metrics hold more: a\nERROR: fake"), "more: a ERROR: fake"),
+        (ValueError("x" * 10_000), "x" * 300 + "…"),
+        (OverflowError("int too large"), "its reply cannot be read (OverflowError)"),
+    ],
+    ids=["two lines", "long", "another error"],
+)
+def test_whatever_a_reply_does_it_is_dropped_with_one_bearable_line(error, line):
+    def check(_content, client):
+        if client == 1:
+            raise error
+
+    messages = [Message(RecordDict(), node, "train") for node in NODES]
+    good, (problem,) = clients_of(ScriptedGrid(NODES)).send(messages, check)
+    assert list(good) == [100, 300]
+    assert problem.endswith(line)
+    assert "\n" not in problem

@@ -205,7 +205,7 @@ def test_a_lost_reply_leaves_server_and_client_in_agreement(tmp_path):
     problem.round()
     kept = clients[1].file.read("1")["w"]
     problem.round(lost=[1])
-    assert strategy.accepted == {0: "2", 1: "1"}
+    assert strategy.accepted == {"0": "2", "1": "1"}
     agreed = (float(clients[0].c) + float(kept)) / 2
     assert strategy.variate["w"] == pytest.approx(agreed)
     problem.round()

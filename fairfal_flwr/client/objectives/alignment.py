@@ -5,8 +5,8 @@ CHASe: Client Heterogeneity-Aware Data Selection for Effective Federated Active 
     on Knowledge and Data Engineering, 2025, arXiv 2504.17448.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,16 @@ from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective, supervised_loss
 from fairfal_flwr.client.unlabeled import Rows, pool_batches, pool_inputs
 from fairfal_flwr.models import Classifier
-from fairfal_flwr.query.memory import PredictionChanges, Watch
-from fairfal_flwr.query.options import Range
+from fairfal_flwr.query.memory import PredictionChanges, Watches
+from fairfal_flwr.query.options import Quirks, Range
 from fairfal_flwr.randomness import numpy_generator
 
 __all__ = ["alignment", "alignment_loss"]
 
-Quirks = Literal["faithful", "corrected"]
 CHANGES = "changes"
 
 
-def _watches(*, quirks: str, **_: Any) -> Mapping[str, Callable[[int], Watch]]:
+def _watches(*, quirks: str, **_: Any) -> Watches:
     return {CHANGES: PredictionChanges} if quirks == "corrected" else {}
 
 
@@ -64,8 +63,8 @@ def alignment(
     )
     server = networks.with_weights(request.weights)
     batches = pool_batches(this, rng, server.smallest_batch)
-    last = LastRoundFile(this.file("last-round")).read()
-    if batches is None or last is None or not last.precedes(request):
+    last = LastRoundFile(this.file("last-round")).before(request)
+    if batches is None or last is None:
         return supervised_loss
     pool = this.holdings.pool
     return alignment_loss(

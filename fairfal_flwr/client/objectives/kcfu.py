@@ -6,7 +6,7 @@ Knowledge-Aware Federated Active Learning with Non-IID Data
 """
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective
 from fairfal_flwr.client.unlabeled import Rows, pool_batches, pool_inputs
 from fairfal_flwr.models import Classifier
-from fairfal_flwr.query.options import Range
+from fairfal_flwr.query.options import Quirks, Range
 from fairfal_flwr.randomness import numpy_generator
 
 __all__ = ["class_weights", "kcfu", "kcfu_loss"]
-
-Quirks = Literal["faithful", "corrected"]
 
 
 @objective("kcfu")

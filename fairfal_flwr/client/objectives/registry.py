@@ -1,6 +1,6 @@
 """The objectives by name, and what each needs beside the batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,13 +8,12 @@ from typing import Any
 from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import Objective
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.query.memory import Watch
+from fairfal_flwr.query.memory import Watches
 from fairfal_flwr.query.options import Option, options_of
 
 __all__ = ["OBJECTIVES", "RegisteredObjective", "objective", "objective_of"]
 
 MakeObjective = Callable[..., Objective]
-Watches = Mapping[str, Callable[[int], Watch]]
 
 
 def _no_watches(**_: Any) -> Watches:
