@@ -38,8 +38,8 @@ def test_every_strategy_has_one_row():
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_names_reference_and_cost(name):
     _, reference, _, cost, _ = ROWS[name]
-    assert reference
-    assert cost
+    assert reference not in ("", "?")
+    assert cost not in ("", "?")
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -240,6 +240,6 @@ def test_the_last_event_tells_a_failure_from_a_stop(
     ids=str,
 )
 def test_a_mistake_in_the_federation_leaves_no_folder(tmp_path, changes):
-    with pytest.raises(UserError, match="`federation.strategy` is krum"):
+    with pytest.raises(UserError, match=r"`federation.strategy` is krum"):
         campaign_of(small(tmp_path, "a", **changes))
     assert not list(tmp_path.iterdir())
