@@ -14,7 +14,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test format clean constraints style types bench-strategies
+.PHONY: help setup run check test config format clean constraints style types bench-strategies
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ style: setup
 
 types: setup
 	$(BIN)/mypy
+
+config: setup  ## Write what follows from options and tables: keys, pyproject's defaults, docs
+	$(BIN)/python -m fairfal_flwr.generate
 
 format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff format .

@@ -32,10 +32,13 @@ PROGRAM = """
 import sys, json
 from time import process_time
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import load_shard
+from fairfal_flwr.data import ShardCache, load_shard
+from fairfal_flwr.paths import state_root
 config = RunConfig.from_flat(json.loads(sys.argv[1]))
+images, partition = config.image_spec(), config.partition_spec()
+cache = ShardCache(state_root("") / "shards", config.data.cache_mb, images.memory_mb)
 started = process_time()
-shard, _ = load_shard(config, 0)
+shard, _ = load_shard(images, partition, 0, cache=cache)
 elapsed = process_time() - started
 print(f"{1000 * elapsed:.1f} {len(shard)}")
 """

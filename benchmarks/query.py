@@ -26,17 +26,17 @@ from torch import Tensor, nn
 
 from fairfal_flwr.query import Outputs, QueryContext, select
 from fairfal_flwr.query.context import Model, Split
-from fairfal_flwr.query.fairfal import (
-    cover_classes,
-    gradient_embeddings,
-    guess_classes,
-    normalized_entropy,
-    uncertain_candidates,
-)
 from fairfal_flwr.query.gradient_embedding import OuterProducts
+from fairfal_flwr.query.measures import normalized_entropies
 from fairfal_flwr.query.model_choice import adaptive_model
 from fairfal_flwr.query.quota import class_quotas
 from fairfal_flwr.query.registry import STRATEGIES
+from fairfal_flwr.query.strategies.fairfal import (
+    cover_classes,
+    gradient_embeddings,
+    guess_classes,
+    uncertain_candidates,
+)
 
 INPUT_DIM = 16
 MOST_GROWTH = 2.3  # of the time when the pool doubles
@@ -107,7 +107,7 @@ def make_context(shape: Shape) -> QueryContext:
         generator=generator,
         load_network=lambda model: networks[model],
         load_inputs=lambda split: inputs[split],
-        prediction_changes=torch.randint(10, (shape.pool,), generator=generator),
+        memory={"changes": torch.randint(10, (shape.pool,), generator=generator)},
     )
 
 
@@ -145,7 +145,7 @@ def stages(shape: Shape) -> dict[str, tuple[float, float]]:
     quotas = class_quotas(sizes, shape.budget)
 
     def candidates() -> dict[int, Tensor]:
-        uncertainty = normalized_entropy(context.outputs("global", "pool").probs)
+        uncertainty = normalized_entropies(context.outputs("global", "pool").probs)
         return {
             c: uncertain_candidates(
                 uncertainty, (pseudo == c).nonzero().flatten(), int(quotas[c]), factor=4

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from grid import run_campaign  # noqa: E402
 
+from fairfal_flwr.config import RunConfig  # noqa: E402
 from fairfal_flwr.query.registry import STRATEGIES  # noqa: E402
 
 SCALES: dict[str, dict[str, Any]] = {
@@ -64,15 +65,14 @@ def campaign(name: str, seed: int, overrides: dict[str, Any]) -> Result:
     """Run one campaign and return the accuracy at the end of each cycle."""
     with tempfile.TemporaryDirectory() as folder:
         started = process_time()
-        finished, _ = run_campaign(
-            {
-                **overrides,
-                "seed": seed,
-                "query.strategy": name,
-                "output-dir": f"{folder}/runs",
-                "state-dir": f"{folder}/state",
-            }
-        )
+        values = {
+            **overrides,
+            "seed": seed,
+            "query.strategy": name,
+            "output-dir": f"{folder}/runs",
+            "state-dir": f"{folder}/state",
+        }
+        finished, _ = run_campaign(RunConfig.keep_taken(values))
         seconds = process_time() - started
         accuracies = [100 * row.accuracy for row in finished.recorder.cycles]
     return Result(accuracies, seconds)

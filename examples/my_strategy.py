@@ -35,10 +35,10 @@ def rarest_first(
     -------
     Selection
         Distinct positions in the pool, as many as the budget, and the guesses for the
-        annotator to confirm.
+        annotator to confirm; a larger score is more wanted.
     """
     confidence, guesses = context.outputs(model, "pool").probs.max(dim=1)
     counts = context.labels.bincount(minlength=context.num_classes)
-    order = (counts[guesses] + 1 - confidence).argsort(stable=True)  # 1 - c is below 1
-    chosen = order[:budget]
-    return Selection(chosen, suggestions=guesses[chosen])
+    order = counts[guesses] + 1 - confidence  # 1 - confidence is below 1
+    chosen = order.argsort(stable=True)[:budget]
+    return Selection(chosen, suggestions=guesses[chosen], scores=-order[chosen])

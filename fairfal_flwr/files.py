@@ -1,11 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files that are whole, or not there, or grow by whole lines."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["replacing"]
+__all__ = ["append_line", "replacing", "whole_lines"]
 
 
 @contextmanager
@@ -31,3 +33,38 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str, *, head: str = "") -> None:
+    """Append a line so that it is either whole or recognized as unfinished.
+
+    Parameters
+    ----------
+    path : Path
+        Created where it is not there. Without a newline at its end it holds a line
+        that somebody could not finish, which is cut off first.
+    line : str
+        With its newline.
+    head : str
+        Goes first into an empty file, by the same write.
+    """
+    with path.open("ab+", buffering=0) as file:
+        _cut_unfinished(file)
+        text = line if file.seek(0, os.SEEK_END) else head + line
+        data = text.encode()
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def whole_lines(data: bytes) -> bytes:
+    """Return the content of a growing file without the line that is not finished."""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _cut_unfinished(file: BinaryIO) -> None:
+    if not (size := file.seek(0, os.SEEK_END)):
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(len(whole_lines(file.read())))

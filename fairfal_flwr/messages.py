@@ -125,6 +125,12 @@ class _Payload:
         except TypeError as error:
             raise ValueError(f"malformed {cls.__name__}: {error}") from None
 
+    @classmethod
+    def scalar_keys(cls) -> frozenset[str]:
+        """Return the keys that a full message of this kind has beside its arrays."""
+        names = {field.name for field in fields(cls)}
+        return frozenset(_key(name) for name in names - ARRAY_RECORDS.keys())
+
     def _scalars(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
@@ -244,10 +250,14 @@ class EvaluateReply(Reply):
 
 @dataclass(frozen=True)
 class ImbalanceRequest(Request):
-    """Ask how imbalanced the global model looks on the client's labels."""
+    """Ask how imbalanced the global model looks on the labels, before a cycle's query.
+
+    The labels are those that the cycle before was trained with.
+    """
 
     message_type = "query.imbalance"
 
+    cycle: int
     weights: Weights
 
 

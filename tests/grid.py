@@ -7,9 +7,11 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -18,8 +20,19 @@ from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.server import recorder
 from fairfal_flwr.server.campaign import Campaign
+from fairfal_flwr.server.privacy import make_private
+from fairfal_flwr.server.strategies import make_strategy
 
 FIRST_NODE_ID = 1000
+
+SMALL = {
+    "num-clients": 3,
+    "campaign.num-cycles": 2,
+    "campaign.num-rounds": 2,
+    "campaign.evaluate-every": 2,
+    "train.epochs": 1,
+    "query.strategy": "random",
+}
 
 
 class InProcessGrid(Grid):
@@ -89,6 +102,12 @@ class InProcessGrid(Grid):
             return Message(reason, reply_to=message)
 
 
+def small(tmp_path: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """Return the keys of a small campaign with folders of its own."""
+    folder = str(tmp_path / name)
+    return {**SMALL, "output-dir": folder, "state-dir": folder, **changes}
+
+
 def run_campaign(
     overrides: dict[str, Any], *, num_nodes: int | None = None, draws: bool = False
 ) -> tuple[Campaign, InProcessGrid]:
@@ -107,6 +126,17 @@ def run_campaign(
     with mock.patch.object(recorder, "draw_learning_curve", draw):
         campaign.run()
     return campaign, grid
+
+
+def strategy_of(config: RunConfig) -> Strategy:
+    """Return the strategy of a run in its privacy wrapper; node k is client k."""
+    return make_private(make_strategy(config, frozenset(), int), config)
+
+
+def same_weights(first: Campaign, second: Campaign) -> bool:
+    """Tell whether two campaigns ended with the same weights, bit by bit."""
+    ours, theirs = first.state.weights, second.state.weights
+    return all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
 
 
 def _touch(folders: Sequence[Path], path: Path) -> None:

@@ -5,14 +5,15 @@ import gc
 import json
 import tomllib
 from collections import Counter
-from types import FunctionType, MethodType, ModuleType
+from functools import partial
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord
 from flwr.common.config import flatten_dict
-from grid import InProcessGrid, run_campaign
+from grid import InProcessGrid, run_campaign, same_weights
 from safetensors.torch import load_file
 
 from client_app import app
@@ -25,6 +26,7 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest, StatusRequest
 from fairfal_flwr.query import select
+from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server.campaign import Campaign
 
 SMALL = {
@@ -77,12 +79,6 @@ def selections(campaign):
     return [[book.selection(c).tolist() for c in cycles] for book in ledgers(campaign)]
 
 
-def same_weights(first, second):
-    return all(
-        torch.equal(first.weights[key], second.weights[key]) for key in first.weights
-    )
-
-
 def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
     campaign, _ = run_campaign(small, draws=True)
     folder = campaign.recorder.folder
@@ -108,8 +104,43 @@ def test_a_campaign_labels_its_budget_and_leaves_its_files(small):
     assert RunConfig.from_flat(config) == campaign.config
     assert (folder / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     saved = load_file(folder / "model.safetensors")
-    assert all(torch.equal(saved[key], campaign.weights[key]) for key in saved)
+    assert all(torch.equal(saved[key], campaign.state.weights[key]) for key in saved)
     assert not list(folder.glob(".*"))
+
+
+def test_a_run_tells_what_it_does_while_it_does_it(small):
+    campaign, _ = run_campaign(small | {"campaign.num-cycles": 2})
+    run = read_run(campaign.recorder.folder)
+    assert RunConfig.from_flat(run.config) == campaign.config
+    assert run.summary == campaign.recorder.summary
+    asked = ["exchanged"]
+    training = ["round-started", *asked, "round-finished"] * 2
+    training += ["evaluated", "cycle-finished"]  # after the second round
+    assert [event.kind for event in run.events] == [
+        *("run-started", *asked, "clients-met"),
+        *("query-started", *asked, "query-finished", *training),
+        *(
+            "query-started",
+            *asked,
+            *asked,
+            "query-finished",
+            *training,
+        ),  # imbalance first
+        "finished",
+    ]
+    exchanges = [event.facts for event in run.events if event.kind == "exchanged"]
+    assert exchanges[0]["asked"] == []  # who is who is the answer
+    assert all(e["asked"] == e["answered"] == [0, 1, 2] for e in exchanges[1:])
+    sizes = {e["message"]: (e["bytes_sent"], e["bytes_received"]) for e in exchanges}
+    assert sizes["query.status"] == (0, 0)
+    assert sizes["train"][0] == sizes["train"][1] > 0
+    assert sizes["query.imbalance"] == (sizes["train"][0], 0)
+    rounds = [event.facts for event in run.events if event.kind == "round-finished"]
+    assert [(r["cycle"], r["round"], r["loss"]) for r in rounds] == [
+        (row.cycle, row.round, row.loss) for row in run.rounds
+    ]
+    times = [event.time for event in run.events]
+    assert times == sorted(times)
 
 
 def test_only_what_is_allowed_leaves_a_client(small):
@@ -135,18 +166,47 @@ def test_only_what_is_allowed_leaves_a_client(small):
             assert shapes == {k: a.shape for k, a in sent.content["arrays"].items()}
 
 
-def reachable(root, *, stop=(type, ModuleType, FunctionType)):
-    """Return every object that a chain of references leads to, except through code."""
+def reachable(root, *, stop=(type, ModuleType)):
+    """Return every object that a chain of references leads to.
+
+    Of a function its closure and its defaults are followed, not what its module holds.
+    """
     found, waiting = {}, [root]
     while waiting:
         item = waiting.pop()
         if id(item) in found or isinstance(item, stop):
             continue
         found[id(item)] = item
+        if isinstance(item, FunctionType):
+            waiting += [item.__closure__, item.__defaults__, item.__kwdefaults__]
+            continue
         waiting += gc.get_referents(item)
         if isinstance(item, MethodType):
             waiting.append(item.__self__)
     return found.values()
+
+
+def test_the_search_for_the_oracle_looks_everywhere():
+    oracle = Oracle(np.arange(3), torch.tensor([0, 1, 2]))
+
+    def closure():
+        return oracle
+
+    def default(answerer=oracle, *, other=None):
+        return answerer
+
+    holders = [
+        closure,
+        default,
+        lambda: closure,
+        partial(print, oracle),
+        oracle.answer,
+        {"a": [oracle]},
+        SimpleNamespace(inner=SimpleNamespace(f=closure)),
+    ]
+    for holder in holders:
+        assert any(item is oracle for item in reachable(holder)), holder
+    assert not any(item is oracle for item in reachable(lambda: 3))
 
 
 def test_a_strategy_cannot_reach_the_labels_of_the_pool(small, monkeypatch):
@@ -179,7 +239,9 @@ def test_a_strategy_cannot_reach_the_labels_of_the_pool(small, monkeypatch):
     "strategy", ["fairfal", pytest.param("random", marks=pytest.mark.slow)]
 )
 def test_the_same_seed_gives_the_same_run_bit_by_bit(small, tmp_path, strategy):
-    chosen = small | {"query.strategy": strategy, "campaign.num-cycles": 2}
+    chosen = RunConfig.keep_taken(
+        small | {"query.strategy": strategy, "campaign.num-cycles": 2}
+    )
     first, _ = run_campaign(chosen)
     asked = selections(first)
     second, _ = run_campaign(chosen | {"state-dir": str(tmp_path / "other")})
@@ -199,17 +261,17 @@ def test_the_mean_imbalance_is_measured_once_and_kept(small):
         for m in grid.requests
         if m.metadata.message_type == "query.select"
     ]
-    assert sent == [None] * 3 + [campaign.mean_imbalance] * 6
+    assert sent == [None] * 3 + [campaign.state.mean_imbalance] * 6
     gammas = [
         r.content["metrics"]["imbalance"]
         for r in grid.replies
         if r.metadata.message_type == "query.imbalance"
     ]
-    assert campaign.mean_imbalance == pytest.approx(sum(gammas) / 3)
+    assert campaign.state.mean_imbalance == pytest.approx(sum(gammas) / 3)
 
 
 def test_random_sends_no_weights_to_query(small):
-    _, grid = run_campaign(small | {"query.strategy": "random"})
+    _, grid = run_campaign(RunConfig.keep_taken(small | {"query.strategy": "random"}))
     selects = [m for m in grid.requests if m.metadata.message_type == "query.select"]
     assert all("arrays" not in message.content for message in selects)
 
@@ -238,14 +300,14 @@ def test_a_crash_between_asking_and_answering_loses_nothing(small, monkeypatch):
     asked = Ledger(participant.ledger.path, participant.shard.fingerprint).selection(1)
     back = Participant(config, 0, "crash")
     back.select(request)
-    sample_ids, labels = back.ledger.labeled()
+    sample_ids, labels = back.ledger.labeled(1)
     assert sample_ids.tolist() == sorted(asked.tolist())
     assert len(labels) == len(asked)
 
 
 def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog):
     campaign, _ = run_campaign(small | {"campaign.budget": 0.4})
-    assert campaign.num_labels == campaign.num_samples
+    assert campaign.state.num_labels == campaign.state.num_samples
     queries = list(csv.DictReader((campaign.recorder.folder / "queries.csv").open()))
     last = [q for q in queries if q["cycle"] == "3"]
     assert all(int(q["num-selected"]) < int(q["budget"]) for q in last)
@@ -268,9 +330,9 @@ def test_a_budget_beyond_the_pool_labels_what_is_left_and_says_so(small, caplog)
     ids=str,
 )
 def test_extremes_run_through(small, extreme):
-    campaign, _ = run_campaign(small | extreme)
+    campaign, _ = run_campaign(RunConfig.keep_taken(small | extreme))
     assert len(campaign.recorder.cycles) == 3
-    assert all(torch.isfinite(w).all() for w in campaign.weights.values())
+    assert all(torch.isfinite(w).all() for w in campaign.state.weights.values())
 
 
 @pytest.mark.gpu
@@ -278,7 +340,7 @@ def test_a_campaign_runs_on_cuda_and_keeps_the_shard_there(small):
     campaign, _ = run_campaign(small | {"device": "cuda"})
     owner = find_participant(campaign.config, 0, campaign.recorder.name)
     assert owner.shard.images.is_cuda
-    assert owner.holdings().pool.is_cuda
+    assert owner.pool.as_of(1).pool.is_cuda
     assert len(campaign.recorder.cycles) == 3
 
 

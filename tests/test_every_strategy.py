@@ -10,9 +10,10 @@ from grid import InProcessGrid, run_campaign
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
+from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.launch import COMPLETED, local_superlink, run_app
+from fairfal_flwr.query.options import check_options
 from fairfal_flwr.query.registry import STRATEGIES
 from fairfal_flwr.server import recorder
 from fairfal_flwr.server.campaign import Campaign
@@ -56,7 +57,8 @@ def selections(campaign):
 
 def same_weights(first, second):
     return all(
-        torch.equal(first.weights[key], second.weights[key]) for key in first.weights
+        torch.equal(first.state.weights[key], second.state.weights[key])
+        for key in first.state.weights
     )
 
 
@@ -75,7 +77,7 @@ def deployed(message, context):
 )
 def test_a_run_repeats_itself_bit_by_bit_also_without_memory(toy, tmp_path, name):
     """All that a query needs of the past is on disk."""
-    chosen = toy | {"query.strategy": name}
+    chosen = RunConfig.keep_taken(toy | {"query.strategy": name})
     first, _ = run_campaign(chosen)
     asked = selections(first)
     assert all(len(set(map(len, cycles))) == 1 for cycles in asked)
@@ -91,9 +93,11 @@ def test_a_run_repeats_itself_bit_by_bit_also_without_memory(toy, tmp_path, name
 )
 @pytest.mark.slow
 def test_any_model_can_be_the_one_that_queries(toy, model):
-    chosen = toy | {"query.strategy": "margin", "query.model": model}
+    chosen = RunConfig.keep_taken(
+        toy | {"query.strategy": "margin", "query.model": model}
+    )
     campaign, grid = run_campaign(chosen)
-    assert campaign.num_labels > 0
+    assert campaign.state.num_labels > 0
     kinds = {message.metadata.message_type for message in grid.requests}
     assert ("query.imbalance" in kinds) == (model == "adaptive")
 
@@ -102,9 +106,9 @@ def test_any_model_can_be_the_one_that_queries(toy, model):
 def test_every_option_is_a_key_with_the_functions_default(name):
     """The section of a strategy has its name; `model` is `query.model`."""
     options = {
-        option.replace("_", "-"): default
-        for option, default in STRATEGIES[name].options.items()
-        if option != "model"
+        option.name.replace("_", "-"): option.default
+        for option in STRATEGIES[name].options.values()
+        if option.name != "model"
     }
     prefix = f"{name}."
     keys = {
@@ -117,8 +121,9 @@ def test_every_option_is_a_key_with_the_functions_default(name):
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_words_that_a_key_takes_are_those_of_the_option(name):
-    for option in STRATEGIES[name].options:
-        words = STRATEGIES[name].choices(option)
+    for option, words in (
+        (option.name, option.words) for option in STRATEGIES[name].options.values()
+    ):
         key = "query.model" if option == "model" else f"{name}.{option}"
         for word in words:
             RunConfig.from_flat({"query.strategy": name, key.replace("_", "-"): word})
@@ -136,7 +141,7 @@ def test_options_reach_their_strategy():
     options = config.strategy_options("gcnal")
     assert (options["model"], options["weight_decay"]) == ("local", 0.5)
     assert config.strategy_options("random") == {}
-    STRATEGIES["gcnal"].check(options)
+    check_options(STRATEGIES["gcnal"].options, options)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +160,8 @@ def test_a_model_that_a_strategy_does_not_take_is_one_line(strategy, model, line
 
 def test_a_strategy_of_ones_own_runs_by_its_name(toy):
     own = "examples.my_strategy:rarest_first"
-    campaign, grid = run_campaign(toy | {"query.strategy": own})
-    assert campaign.num_labels > 0
+    campaign, grid = run_campaign(RunConfig.keep_taken(toy | {"query.strategy": own}))
+    assert campaign.state.num_labels > 0
     assert campaign.recorder.folder.name.count(":") == 0
     queries = (campaign.recorder.folder / "queries.csv").read_text()
     assert queries.count(own) == 3
@@ -201,7 +206,7 @@ def test_a_strategy_of_ones_own_that_fails_is_one_line(toy, tmp_path, monkeypatc
     with pytest.raises(
         UserError, match=r"'failing_ideas:f'; AttributeError: .*no_such"
     ):
-        run_campaign(toy | {"query.strategy": "failing_ideas:f"})
+        run_campaign(RunConfig.keep_taken(toy | {"query.strategy": "failing_ideas:f"}))
 
 
 def test_one_may_say_what_a_strategy_of_ones_own_needs(tmp_path, monkeypatch):
@@ -235,6 +240,8 @@ def test_a_module_beside_the_client_app_travels_to_the_clients(tmp_path):
         "output-dir": str(tmp_path / "runs"),
         "state-dir": str(tmp_path / "state"),
     }
+    for key in ("local.max-epochs", "distill.max-epochs", "gcnal.steps"):
+        del values[key]
     lines: list[str] = []
     with local_superlink() as link:
         record = run_app(link, app_folder, values, num_supernodes=3, echo=lines.append)

@@ -81,7 +81,7 @@ def test_every_node_has_its_own_folder_and_the_server_none(tmp_path, toy):
     }
     campaign = run_at_nodes(keys, folders)
     row = summary(campaign)["cycles"][-1]
-    assert campaign.num_samples == 24
+    assert campaign.state.num_samples == 24
     assert row["labels"] == 12
     assert 0 <= row["accuracy"] <= 1
     assert len(row["recalls"]) == 3
@@ -103,7 +103,7 @@ def test_what_nobody_tests_is_unknown_in_every_file(tmp_path, toy, caplog):
     }
     campaign = run_at_nodes(keys, folders)
     row = summary(campaign)["cycles"][-1]
-    assert row["accuracy"] is row["rare_recall"] is row["loss"] is None
+    assert row["accuracy"] is row["rare-recall"] is row["loss"] is None
     assert row["recalls"] == [None, None]
     with (campaign.recorder.folder / "rounds.csv").open(newline="") as stream:
         assert {line["accuracy"] for line in csv.DictReader(stream)} == {""}

@@ -1,33 +1,27 @@
-"""What a client keeps of its last round of training: weights, and wavering predictions.
+"""What a client keeps of its last rounds of training: weights, and what was watched.
 
-A deployed client is a new process for every message, and simulated clients share
-processes, so this lives in one file per client and campaign, beside the ledger.
+A query may ask for the client's own model, an objective for its previous one, and a
+strategy may follow the pool while the client trains (`query.memory.Watch`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fairfal_flwr.config import RunConfig
-from fairfal_flwr.errors import UserError
-from fairfal_flwr.files import replacing
+from fairfal_flwr.client.pool import values_at
+from fairfal_flwr.client.tensor_file import read_tensors, write_tensors
 from fairfal_flwr.messages import TrainRequest, Weights
-from fairfal_flwr.query.registry import resolve
 
-__all__ = [
-    "LastRound",
-    "LastRoundFile",
-    "PredictionChanges",
-    "follows_changes",
-    "is_kept",
-]
+__all__ = ["LastRound", "LastRoundFile"]
 
-WEIGHT = "weight/"
+WEIGHT, WATCHED, SAMPLE_IDS = "weight/", "watched/", "sample-ids"
+LATEST, EARLIER = "latest/", "earlier/"
+NO_SAMPLES = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -40,41 +34,36 @@ class LastRound:
         When it was, counted from 1.
     weights : Weights
         The client's own, after its training.
-    sample_ids : Tensor, shape (n,), int64
-        Unlabeled samples whose predictions were followed, ascending; often none.
-    changes : Tensor, shape (n,), int64
-        How often each prediction changed between two epochs.
+    sample_ids : ndarray, shape (n,), int64
+        Unlabeled samples that were watched, ascending; often none.
+    watched : Mapping of str to ndarray, shape (n,), int64
+        What each watch made of them, by the name of the memory.
     """
 
     cycle: int
     round: int
     weights: Weights
-    sample_ids: Tensor
-    changes: Tensor
+    sample_ids: NDArray[np.int64] = field(default_factory=NO_SAMPLES.copy)
+    watched: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
-    def precedes(self, request: TrainRequest) -> bool:
+    def precedes(self, other: "LastRound | TrainRequest") -> bool:
         """Tell whether it is an earlier round of the same cycle."""
-        return self.cycle == request.cycle and self.round < request.round
+        return self.cycle == other.cycle and self.round < other.round
 
-    def changes_of(self, sample_ids: Tensor) -> Tensor:
-        """Return how often the predictions of some samples changed; 0 if not followed.
-
-        Parameters
-        ----------
-        sample_ids : Tensor, shape (N,), int64
-            On the CPU.
-        """
-        counts = torch.zeros_like(sample_ids)
-        if len(self.sample_ids):
-            rows = torch.searchsorted(self.sample_ids, sample_ids)
-            rows = rows.clamp(max=len(self.sample_ids) - 1)
-            known = self.sample_ids[rows] == sample_ids
-            counts[known] = self.changes[rows[known]]
-        return counts
+    def memory(self, name: str, sample_ids: NDArray[np.int64]) -> Tensor:
+        """Return what a watch made of some samples, shape (N,); 0 if not watched."""
+        values = self.watched.get(name)
+        known = NO_SAMPLES if values is None else self.sample_ids
+        return torch.from_numpy(
+            values_at(sample_ids, known, NO_SAMPLES if values is None else values)
+        )
 
 
 class LastRoundFile:
-    """Keeps a client's last round.
+    """Keeps a client's last round, and the one before of the same cycle.
+
+    A round that is asked for again must find what it found the first time, which is
+    not what it left itself.
 
     Parameters
     ----------
@@ -86,99 +75,70 @@ class LastRoundFile:
         self.path = path
 
     def read(self) -> LastRound | None:
-        """Return what is kept, on the CPU; None before the first round."""
-        if not self.path.exists():
-            return None
-        with safe_open(self.path, framework="pt") as file:
-            facts = file.metadata()
-            tensors = {
-                key: file.get_tensor(key)
-                for key in file.keys()  # noqa: SIM118 (not a mapping)
-            }
-        return LastRound(
-            cycle=int(facts["cycle"]),
-            round=int(facts["round"]),
-            weights={
-                key.removeprefix(WEIGHT): value
-                for key, value in tensors.items()
-                if key.startswith(WEIGHT)
-            },
-            sample_ids=tensors["sample-ids"],
-            changes=tensors["changes"],
-        )
+        """Return the last round, on the CPU; None before the first."""
+        return next(iter(self._kept()), None)
+
+    def before(self, request: TrainRequest) -> LastRound | None:
+        """Return the last round that precedes the one asked for; None if there is none.
+
+        It is of the same cycle.
+        """
+        return next((last for last in self._kept() if last.precedes(request)), None)
 
     def write(self, last: LastRound) -> None:
-        """Keep a round instead of the one before; a crash leaves one of them whole.
+        """Keep a round and, of those before, the last of its cycle.
+
+        A crash leaves the file as it was before or after.
 
         Raises
         ------
         UserError
             If the file cannot be written.
         """
-        tensors = {f"{WEIGHT}{name}": value for name, value in last.weights.items()}
-        tensors |= {"sample-ids": last.sample_ids, "changes": last.changes}
-        facts = {"cycle": str(last.cycle), "round": str(last.round)}
-        try:
-            with replacing(self.path) as path:
-                whole = {
-                    key: value.contiguous().cpu() for key, value in tensors.items()
-                }
-                save_file(whole, path, metadata=facts)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"Cannot write the weights of the last round {self.path}: {error}; set "
-                "`state-dir` to a folder that can be written."
-            ) from None
+        slots = {LATEST: last}
+        if earlier := [kept for kept in self._kept() if kept.precedes(last)]:
+            slots[EARLIER] = earlier[0]
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, str] = {}
+        for slot, kept in slots.items():
+            tensors |= {
+                f"{slot}{name}": value for name, value in _tensors(kept).items()
+            }
+            facts |= {f"{slot}cycle": str(kept.cycle), f"{slot}round": str(kept.round)}
+        write_tensors(self.path, "the weights of the last round", tensors, facts)
+
+    def _kept(self) -> list[LastRound]:
+        """Return the rounds in the file, the latest first."""
+        found = read_tensors(self.path)
+        if found is None:
+            return []
+        tensors, facts = found
+        return [
+            LastRound(
+                cycle=int(facts[f"{slot}cycle"]),
+                round=int(facts[f"{slot}round"]),
+                weights=_below(slot + WEIGHT, tensors),
+                sample_ids=tensors[slot + SAMPLE_IDS].numpy(),
+                watched={
+                    n: v.numpy() for n, v in _below(slot + WATCHED, tensors).items()
+                },
+            )
+            for slot in (LATEST, EARLIER)
+            if f"{slot}cycle" in facts
+        ]
 
 
-def is_kept(config: RunConfig, round_number: int) -> bool:
-    """Tell whether anything will ask for a round: a query, or the round after.
-
-    A query looks at the client's last round in a cycle. Where not all clients train in
-    every round, any round may turn out to have been that one.
-    """
-    if config.train.objective == "alignment":
-        return True
-    name = config.query.strategy
-    strategy = resolve(name)
-    models = strategy.requirements(config.strategy_options(name)).models
-    if "local-last" not in models and not strategy.needs_changes:
-        return False
-    is_last = round_number == config.campaign.num_rounds
-    return is_last or config.federation.fraction_train < 1
+def _tensors(last: LastRound) -> dict[str, Tensor]:
+    tensors = {f"{WEIGHT}{name}": value for name, value in last.weights.items()}
+    tensors[SAMPLE_IDS] = torch.from_numpy(last.sample_ids)
+    for name, values in last.watched.items():
+        tensors[f"{WATCHED}{name}"] = torch.from_numpy(values)
+    return tensors
 
 
-def follows_changes(config: RunConfig) -> bool:
-    """Tell whether the kept rounds need the changes of predictions."""
-    objective, quirks = config.train.objective, config.alignment.quirks
-    aligned = objective == "alignment" and quirks == "corrected"
-    return aligned or resolve(config.query.strategy).needs_changes
-
-
-class PredictionChanges:
-    """Counts how often predictions change from one look to the next.
-
-    CHASe calls the number the epistemic variation of a sample.
-
-    Parameters
-    ----------
-    predict : callable
-        Returns the predicted classes of the samples, shape (n,).
-    sample_ids : Tensor, shape (n,), int64
-        Who they are, on the CPU; there may be none.
-    """
-
-    def __init__(self, predict: Callable[[], Tensor], sample_ids: Tensor) -> None:
-        self._predict = predict
-        self._before: Tensor | None = None
-        self.sample_ids = sample_ids
-        self.counts = torch.zeros_like(sample_ids)
-
-    def look(self) -> None:
-        """Predict, and count what differs from the last look."""
-        if not len(self.sample_ids):
-            return
-        now = self._predict().cpu()
-        if self._before is not None:
-            self.counts += now != self._before
-        self._before = now
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

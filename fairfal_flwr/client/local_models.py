@@ -2,9 +2,9 @@
 
 import logging
 
+from fairfal_flwr.client.distillation import distillation
 from fairfal_flwr.client.last_round import LastRound
 from fairfal_flwr.client.networks import Networks
-from fairfal_flwr.client.objectives import distillation
 from fairfal_flwr.client.training import (
     LabeledImages,
     train_distilled_model,
@@ -52,7 +52,7 @@ class LocalModels:
         self.data = data
 
     def local(self) -> Classifier:
-        """Train a network on the labels alone (METHOD §3).
+        """Train a network on the labels alone (method §3).
 
         Its initialization is the same for all clients in a cycle.
         """

@@ -1,61 +1,16 @@
 """The networks of one client, on its device, over its images."""
 
-from dataclasses import dataclass, replace
-from typing import Self
-
-import torch
 from torch import Tensor
 
+from fairfal_flwr.client.pool import Holdings
 from fairfal_flwr.client.training import LabeledImages
 from fairfal_flwr.config import ModelConfig
 from fairfal_flwr.data import Shard
-from fairfal_flwr.initial import initial_model
 from fairfal_flwr.messages import Weights, load_weights
-from fairfal_flwr.models import Classifier, as_input, predict
+from fairfal_flwr.models import Architecture, Classifier, as_input, on_device, predict
 from fairfal_flwr.query import Outputs
 
-__all__ = ["Holdings", "Networks"]
-
-
-@dataclass(frozen=True)
-class Holdings:
-    """What of a shard is labeled and what may still be asked for.
-
-    Parameters
-    ----------
-    pool : Tensor, shape (N,), int64
-        Positions in the shard never asked for, ascending.
-    labeled : Tensor, shape (M,), int64
-        Positions in the shard that are labeled, ascending.
-    labels : Tensor, shape (M,), int64
-        Their classes.
-    """
-
-    pool: Tensor
-    labeled: Tensor
-    labels: Tensor
-
-    def sampled(
-        self, count: int, generator: torch.Generator, *, last: Tensor | None = None
-    ) -> Self:
-        """Return the same with a random part of the pool.
-
-        Parameters
-        ----------
-        count : int
-            Samples to keep; a pool that is no larger stays as it is.
-        generator : torch.Generator
-            Of the CPU.
-        last : Tensor, shape (N,), bool, optional
-            Samples of the pool to take only where the others are too few.
-        """
-        if len(self.pool) <= count:
-            return self
-        rank = torch.rand(len(self.pool), generator=generator, dtype=torch.float64)
-        if last is not None:
-            rank += last.cpu()
-        kept = rank.argsort()[:count].sort().values
-        return replace(self, pool=self.pool[kept.to(self.pool.device)])
+__all__ = ["Networks"]
 
 
 class Networks:
@@ -70,22 +25,15 @@ class Networks:
     """
 
     def __init__(self, config: ModelConfig, shard: Shard) -> None:
-        self.config = config
         self.shard = shard
+        self.architecture = Architecture.for_images(
+            config.name, config.weights, shard.images, shard.num_classes
+        )
 
     def fresh(self, seed: int, *, weights: bool = True) -> Classifier:
         """Return a new network, with the weights of `model.weights` unless told not."""
-        channels, height, width = self.shard.images.shape[1:]
-        model = initial_model(
-            self.config,
-            in_channels=channels,
-            image_size=(height, width),
-            num_classes=self.shard.num_classes,
-            seed=seed,
-            weights=weights,
-        )
-        model.to(self.shard.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
+        model = self.architecture.build(seed, weights=weights)
+        return on_device(model, self.shard.images.device)
 
     def with_weights(self, weights: Weights) -> Classifier:
         """Return a network with the weights that the server sent."""
@@ -113,7 +61,3 @@ class Networks:
         """Return some images of the shard as a network takes them."""
         images = self.shard.images[positions]
         return as_input(images, self.shard.mean, self.shard.std)
-
-    def sample_ids(self, positions: Tensor) -> Tensor:
-        """Return the identities of some images of the shard, on the CPU."""
-        return torch.from_numpy(self.shard.sample_ids[positions.cpu().numpy()])

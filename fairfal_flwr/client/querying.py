@@ -13,12 +13,14 @@ from torch import Tensor
 
 from fairfal_flwr.client.last_round import LastRound
 from fairfal_flwr.client.local_models import LocalModels
-from fairfal_flwr.client.networks import Holdings, Networks
+from fairfal_flwr.client.networks import Networks
+from fairfal_flwr.client.pool import Pool
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest
 from fairfal_flwr.models import Classifier
 from fairfal_flwr.query import Outputs, QueryContext, Selection, select
+from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 from fairfal_flwr.query.context import Model, Split
 from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.randomness import torch_generator
@@ -48,14 +50,19 @@ class PoolQuery:
         The client's index; with seed and cycle it determines all randomness.
     networks : Networks
         Builds and runs the models.
-    holdings : Holdings
-        The pool and the labels.
+    pool : Pool
+        Shows what may be labeled, and remembers.
     request : SelectRequest
         Strategy, cycle, mean imbalance and the global model's weights.
     last : LastRound, optional
         The client's last round of training.
-    dormant : Tensor, shape (N,), bool, optional
-        Samples of the pool that an earlier query put to sleep.
+
+    Attributes
+    ----------
+    holdings : Holdings
+        The labels, and what the strategy is shown of the pool.
+    times : QueryTimes
+        Where the time went.
     """
 
     def __init__(
@@ -63,43 +70,43 @@ class PoolQuery:
         config: RunConfig,
         index: int,
         networks: Networks,
-        holdings: Holdings,
+        pool: Pool,
         request: SelectRequest,
-        *,
         last: LastRound | None = None,
-        dormant: Tensor | None = None,
     ) -> None:
         self.config = config
         self.index = index
         self.networks = networks
-        self.holdings = holdings
         self.request = request
         self.last = last
-        self.dormant = dormant
+        self.holdings = pool.shown(request.cycle)
         self.times = QueryTimes()
+        self._memory = self._remembered(pool)
         self._models: dict[Model, Classifier] = {}
 
     def run(self, budget: int) -> Selection:
         """Choose `budget` positions of the pool, or what is left of it.
-
-        Without any label there is nothing to go by, and the choice is random.
 
         Raises
         ------
         UserError
             If the strategy cannot work with the run's model, options or labels.
         """
-        name = self.request.strategy if len(self.holdings.labels) else "random"
-        options = self.config.strategy_options(name)
+        name, options = self.strategy, self.config.strategy_options(self.strategy)
         started = perf_counter()
         selection = self._select(name, budget, options)
         elapsed = perf_counter() - started
         self.times.selection = elapsed - self.times.outputs - self.times.local_training
         return selection
 
+    @property
+    def strategy(self) -> str:
+        """What chooses; without any label there is nothing to go by but chance."""
+        return self.request.strategy if len(self.holdings.labels) else "random"
+
     def _select(self, name: str, budget: int, options: dict[str, Any]) -> Selection:
         try:
-            return select(name, self._context(name), budget, **options)
+            return select(name, self._context(), budget, **options)
         except Exception as error:  # one of the user's own may fail in any way
             if not isinstance(error, ValueError) and ":" not in name:
                 raise
@@ -109,7 +116,7 @@ class PoolQuery:
                 f"`query.strategy` is {name!r}; {type(error).__name__}: {reason}"
             ) from error
 
-    def _context(self, strategy: str) -> QueryContext:
+    def _context(self) -> QueryContext:
         holdings, networks = self.holdings, self.networks
 
         def load_inputs(split: Split) -> Tensor:
@@ -126,18 +133,26 @@ class PoolQuery:
             ),
             load_network=self._model,
             load_inputs=load_inputs,
-            prediction_changes=self._changes(strategy),
-            dormant=self.dormant,
+            memory=self._memory,
+            adaptive=AdaptiveRule(
+                threshold=self.config.adaptive.threshold,
+                balance_seed=self.config.adaptive.balance_seed,
+            ),
         )
 
-    def _changes(self, strategy: str) -> Tensor | None:
-        """Return how often the pool's predictions changed, if the strategy asks."""
-        if not resolve(strategy).needs_changes:
-            return None
-        if self.last is None:
-            return torch.zeros_like(self.holdings.pool)
-        sample_ids = self.networks.sample_ids(self.holdings.pool)
-        return self.last.changes_of(sample_ids).to(self.holdings.pool.device)
+    def _remembered(self, pool: Pool) -> dict[str, Tensor]:
+        """Return what the strategy remembers of the samples it is shown, by name."""
+        shown = self.holdings.pool
+        memory = {}
+        for name, watch in resolve(self.strategy).remembers.items():
+            if watch is None:
+                memory[name] = pool.memory(name, self.request.cycle, shown)
+            elif self.last is None:
+                memory[name] = torch.zeros_like(shown)
+            else:
+                values = self.last.memory(name, pool.sample_ids(shown))
+                memory[name] = values.to(shown.device)
+        return memory
 
     def _positions(self, split: Split) -> Tensor:
         return self.holdings.pool if split == "pool" else self.holdings.labeled

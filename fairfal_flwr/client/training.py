@@ -1,8 +1,8 @@
 """Local SGD: one loop for the federated rounds and for the local model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fairfal_flwr.models import Classifier
 __all__ = [
     "LabeledImages",
     "Objective",
+    "Trained",
     "steps_per_epoch",
     "supervised_loss",
     "train_distilled_model",
@@ -53,6 +54,32 @@ class LabeledImages:
 Objective = Callable[[Classifier, LabeledImages], Tensor]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a round of training came to.
+
+    Parameters
+    ----------
+    loss : float
+        Mean objective over the last epoch.
+    steps : int
+        Steps of the optimizer.
+    """
+
+    loss: float
+    steps: int
+
+
+class Listener(Protocol):
+    """What `train_round` tells as it goes; see `client.plug.Plug`."""
+
+    def correct(self) -> None:
+        """Add to the gradients, between backward pass and step."""
+
+    def end_epoch(self) -> None:
+        """Look at the model after an epoch."""
+
+
 def supervised_loss(model: Classifier, batch: LabeledImages) -> Tensor:
     """Return the mean cross-entropy of a batch, the default objective."""
     return cross_entropy(model(batch.inputs), batch.labels)
@@ -66,9 +93,8 @@ def train_round(
     lr: float,
     generator: torch.Generator,
     objective: Objective = supervised_loss,
-    correct_gradients: Callable[[], None] | None = None,
-    after_epoch: Callable[[], None] | None = None,
-) -> float:
+    listeners: Sequence[Listener] = (),
+) -> Trained:
     """Train a client's copy of the global model for one federated round.
 
     Parameters
@@ -76,7 +102,7 @@ def train_round(
     model : Classifier
         Changed in place.
     data : LabeledImages
-        The client's labels, at least one.
+        The client's labels; without any the model stays as it is.
     settings : TrainConfig
         Epochs, batch size, SGD settings.
     lr : float
@@ -85,16 +111,11 @@ def train_round(
         Of the CPU; shuffles and mirrors.
     objective : callable, default cross-entropy
         The loss of a mini-batch.
-    correct_gradients : callable, optional
-        Called between backward pass and step; adds to the gradients in place.
-    after_epoch : callable, optional
-        Called after every epoch; may look at the model, not change it.
-
-    Returns
-    -------
-    float
-        Mean objective over the last epoch.
+    listeners : sequence of Listener
+        Told before every step and after every epoch.
     """
+    if not len(data):
+        return Trained(loss=0.0, steps=0)
     optimizer = _optimizer(model, settings, lr)
     loss = float("nan")
     for _ in range(settings.epochs):
@@ -105,11 +126,11 @@ def train_round(
             settings,
             generator,
             objective=objective,
-            before_step=correct_gradients,
+            listeners=listeners,
         )
-        if after_epoch is not None:
-            after_epoch()
-    return loss
+        for listener in listeners:
+            listener.end_epoch()
+    return Trained(loss, optimizer.steps)
 
 
 def train_local_model(
@@ -120,7 +141,7 @@ def train_local_model(
     *,
     generator: torch.Generator,
 ) -> int:
-    """Train the local-only model until it knows its labels (METHOD §3).
+    """Train the local-only model until it knows its labels (method §3).
 
     Parameters
     ----------
@@ -224,7 +245,7 @@ def _epoch(
     generator: torch.Generator,
     *,
     objective: Objective = supervised_loss,
-    before_step: Callable[[], None] | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> float:
     """Go once over the data in random order; return the mean objective."""
     model.train()
@@ -239,8 +260,8 @@ def _epoch(
         loss = objective(model, batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if before_step is not None:
-            before_step()
+        for listener in listeners:
+            listener.correct()
         optimizer.step()
         total += loss.detach() * len(batch)
         count += len(batch)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import ImageSet, Request, Source
+from fairfal_flwr.data.image_set import ImageSet, Source
 from fairfal_flwr.data.reading import (
     check_class_names,
     check_labels,
@@ -30,6 +30,7 @@ from fairfal_flwr.data.reading import (
     existing_folder,
     reading,
 )
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["CIFAR10", "CIFAR100"]
@@ -60,7 +61,7 @@ class _Layout:
     num_classes : int
         Number of classes.
     mean, std : tuple of float
-        Of each channel (METHOD section 2).
+        Of each channel (method §2).
     download : str
         torchvision's class.
     """
@@ -81,40 +82,40 @@ class _Layout:
         """All files, in the order they are read."""
         return (self.meta, *self.train, *self.test)
 
-    def read(self, request: Request) -> ImageSet:
+    def read(self, spec: ImageSpec) -> ImageSet:
         """Return the images of the set."""
-        folder = self._locate(request)
-        train_images, train_labels = self._read_split(request, folder, self.train)
-        test_images, test_labels = self._read_split(request, folder, self.test)
-        names = self._class_names(request, folder / self.meta)
+        folder = self._locate(spec)
+        train_images, train_labels = self._read_split(spec, folder, self.train)
+        test_images, test_labels = self._read_split(spec, folder, self.test)
+        names = self._class_names(spec, folder / self.meta)
         return ImageSet(
-            name=request.name,
+            name=spec.name,
             train_images=train_images,
             train_labels=train_labels,
             test_images=test_images,
             test_labels=test_labels,
-            class_names=check_class_names(request.class_names, names, request.name),
+            class_names=check_class_names(spec.class_names, names, spec.name),
             mean=self.mean,
             std=self.std,
         )
 
-    def paths(self, request: Request) -> Iterable[Path]:
+    def paths(self, spec: ImageSpec) -> Iterable[Path]:
         """Return the files of the set."""
-        folder = self._locate(request)
+        folder = self._locate(spec)
         return [folder / name for name in self.files]
 
-    def _locate(self, request: Request) -> Path:
+    def _locate(self, spec: ImageSpec) -> Path:
         """Return the folder that holds all files; download where none is given."""
-        root = request.path if request.folder else datasets_folder()
-        if not request.folder and self._missing(root / self.folder):
+        root = spec.path if spec.folder else datasets_folder()
+        if not spec.folder and self._missing(root / self.folder):
             self._download(root)
-        existing_folder(request.place, root)
+        existing_folder(spec.place, root)
         inside = root / self.folder
         folder = inside if inside.is_dir() else root
         if missing := self._missing(folder):
             raise UserError(
-                f"{request.place}, but {str(folder)!r} lacks {', '.join(missing)}, "
-                f"files of the unpacked archive of {request.name} ({self.folder}/)."
+                f"{spec.place}, but {str(folder)!r} lacks {', '.join(missing)}, "
+                f"files of the unpacked archive of {spec.name} ({self.folder}/)."
             )
         return folder
 
@@ -139,14 +140,14 @@ class _Layout:
             ) from None
 
     def _read_split(
-        self, request: Request, folder: Path, files: tuple[str, ...]
+        self, spec: ImageSpec, folder: Path, files: tuple[str, ...]
     ) -> tuple[Tensor, Tensor]:
-        parts = [self._read_batch(request, folder / name) for name in files]
+        parts = [self._read_batch(spec, folder / name) for name in files]
         images, labels = zip(*parts, strict=True)
         return torch.cat(images), torch.cat(labels)
 
-    def _read_batch(self, request: Request, path: Path) -> tuple[Tensor, Tensor]:
-        with reading(request.place, path):
+    def _read_batch(self, spec: ImageSpec, path: Path) -> tuple[Tensor, Tensor]:
+        with reading(spec.place, path):
             batch = _unpickle(path, {"data", self.labels})
             pixels: npt.NDArray[Any] = batch["data"]
             row = 3 * _SIDE * _SIDE
@@ -162,8 +163,8 @@ class _Layout:
                 labels, len(images), self.num_classes
             )
 
-    def _class_names(self, request: Request, path: Path) -> tuple[str, ...]:
-        with reading(request.place, path):
+    def _class_names(self, spec: ImageSpec, path: Path) -> tuple[str, ...]:
+        with reading(spec.place, path):
             names = _unpickle(path, {self.names})[self.names]
             if not isinstance(names, list) or len(names) != self.num_classes:
                 raise ValueError(f"`{self.names}` is no list of {self.num_classes}")

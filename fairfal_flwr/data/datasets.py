@@ -12,9 +12,10 @@ from fairfal_flwr.data.digits import DIGITS
 from fairfal_flwr.data.fashion_mnist import FASHION_MNIST
 from fairfal_flwr.data.folder import FOLDER
 from fairfal_flwr.data.hugging_face import HUGGING_FACE, PREFIX
-from fairfal_flwr.data.image_set import HALF, ImageSet, Request, Source
+from fairfal_flwr.data.image_set import HALF, ImageSet, Source
 from fairfal_flwr.data.npz import MEDMNIST, NPZ
 from fairfal_flwr.data.pixels import in_channels, resize
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["SOURCES", "find_source", "known_names", "load_image_set", "mean_and_std"]
@@ -54,7 +55,7 @@ def find_source(name: str) -> Source:
 
 
 @lru_cache(maxsize=4)
-def load_image_set(request: Request) -> ImageSet:
+def load_image_set(spec: ImageSpec) -> ImageSet:
     """Load an image set in the form that is wanted, once per process.
 
     Raises
@@ -62,9 +63,9 @@ def load_image_set(request: Request) -> ImageSet:
     UserError
         If the name is unknown, or the files are missing, damaged or not as wanted.
     """
-    images = _in_form(find_source(request.name).read(request), request)
+    images = _in_form(find_source(spec.name).read(spec), spec)
     mean, std = mean_and_std(
-        request.normalization, images.train_images.shape[1], (images.mean, images.std)
+        spec.normalization, images.train_images.shape[1], (images.mean, images.std)
     )
     return replace(images, mean=mean, std=std)
 
@@ -101,17 +102,17 @@ def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]
     return (sum(values) / len(values),)
 
 
-def _in_form(images: ImageSet, request: Request) -> ImageSet:
+def _in_form(images: ImageSet, spec: ImageSpec) -> ImageSet:
     """Apply `data.channels` and `data.image-size`, and say so."""
     channels, height, width = images.train_images.shape[1:]
     train, test = (
-        resize(in_channels(part, request.channels), request.image_size)
+        resize(in_channels(part, spec.channels), spec.image_size)
         for part in (images.train_images, images.test_images)
     )
     if train.shape[1] != channels:
         how = "grey repeated three times" if channels == 1 else "color made grey"
-        log.info("data.channels = %d: %s", request.channels, how)
+        log.info("data.channels = %d: %s", spec.channels, how)
     if train.shape[2:] != (height, width):
-        size = request.image_size
+        size = spec.image_size
         log.info("data.image-size = %d: resized from %dx%d", size, width, height)
     return replace(images, train_images=train, test_images=test)

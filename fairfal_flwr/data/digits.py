@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairfal_flwr.data.image_set import ImageSet, Request, Source
+from fairfal_flwr.data.image_set import ImageSet, Source
 from fairfal_flwr.data.reading import check_class_names
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["DIGITS"]
@@ -17,16 +18,16 @@ __all__ = ["DIGITS"]
 _TEST_PER_CLASS = 36
 
 
-def _read(request: Request) -> ImageSet:
+def _read(spec: ImageSpec) -> ImageSet:
     """Return scikit-learn's 8x8 digits at 16x16: 1,437 for training, 360 for testing.
 
     Each pixel is repeated in both directions, since CNN-4 halves an image four times.
     The split is the same for every seed: in each class, 36 images evenly spaced over
     its rows are for testing. Mean and standard deviation are the training images'.
     """
-    if request.folder and request.key == "data-path":
+    if spec.folder and spec.of_one_client:
         raise UserError(
-            f"{request.place} in the node config, but `data.name` is 'digits', which "
+            f"{spec.place} in the node config, but `data.name` is 'digits', which "
             "has no files; set it to 'folder', 'npz' or another set."
         )
     table = _digits_table()
@@ -39,14 +40,12 @@ def _read(request: Request) -> ImageSet:
         picks = np.arange(_TEST_PER_CLASS) * len(rows) // _TEST_PER_CLASS
         is_test[rows[picks]] = True
     return ImageSet(
-        name=request.name,
+        name=spec.name,
         train_images=torch.from_numpy(images[~is_test]),
         train_labels=torch.from_numpy(labels[~is_test]),
         test_images=torch.from_numpy(images[is_test]),
         test_labels=torch.from_numpy(labels[is_test]),
-        class_names=check_class_names(
-            request.class_names, tuple("0123456789"), request.name
-        ),
+        class_names=check_class_names(spec.class_names, tuple("0123456789"), spec.name),
         mean=(0.3055,),
         std=(0.3760,),
     )

@@ -19,8 +19,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import ImageSet, Request, Source
+from fairfal_flwr.data.image_set import ImageSet, Source
 from fairfal_flwr.data.reading import check_class_names, datasets_folder, reading
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["CLASS_NAMES", "FASHION_MNIST", "read_fashion_mnist"]
@@ -177,25 +178,25 @@ def _read_idx(path: Path, num_dims: int) -> Tensor:
     return torch.frombuffer(content, dtype=torch.uint8)[offset:].view(shape)
 
 
-def _read(request: Request) -> ImageSet:
-    """Return Fashion-MNIST, normalized as METHOD section 2 says."""
+def _read(spec: ImageSpec) -> ImageSet:
+    """Return Fashion-MNIST, normalized as method §2 says."""
     train_images, train_labels, test_images, test_labels = read_fashion_mnist(
-        request.folder
+        spec.folder
     )
     return ImageSet(
-        name=request.name,
+        name=spec.name,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
         test_labels=test_labels,
-        class_names=check_class_names(request.class_names, CLASS_NAMES, request.name),
+        class_names=check_class_names(spec.class_names, CLASS_NAMES, spec.name),
         mean=(0.286,),
         std=(0.353,),
     )
 
 
-def _files(request: Request) -> list[Path]:
-    folder, _ = _locate(request.folder)
+def _files(spec: ImageSpec) -> list[Path]:
+    folder, _ = _locate(spec.folder)
     return [path for name in FILES if (path := _find(folder, name))]
 
 

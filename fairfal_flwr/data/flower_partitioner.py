@@ -21,7 +21,7 @@ from flwr_datasets.partitioner import (
     SquarePartitioner,
 )
 
-from fairfal_flwr.data.partition import balanced_dirichlet, client_sizes
+from fairfal_flwr.data.balanced_dirichlet import balanced_dirichlet, client_sizes
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.randomness import numpy_generator
 
@@ -38,7 +38,7 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
     """Deal a dataset to clients of equal size by Dirichlet class proportions.
 
     The partitions are those that `fairfal_flwr.data.load_shard` deals for the same
-    labels and the same `data.partition-seed`. METHOD section 2.
+    labels and the same `data.partition-seed`. See method §2.
 
     Parameters
     ----------

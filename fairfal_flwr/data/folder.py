@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import HALF, ImageSet, Request, Source
+from fairfal_flwr.data.image_set import HALF, ImageSet, Source
 from fairfal_flwr.data.pictures import Pictures, stack
 from fairfal_flwr.data.pixels import open_image
 from fairfal_flwr.data.reading import existing_folder, reading
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["FOLDER"]
@@ -37,25 +38,25 @@ class _Split:
     labels: tuple[str, ...] | None = ()
 
 
-def _read(request: Request) -> ImageSet:
+def _read(spec: ImageSpec) -> ImageSet:
     """Return the images below the folder."""
-    root = _root(request)
-    with reading(request.place, root):
-        train, test = _splits(request, root)
+    root = _root(spec)
+    with reading(spec.place, root):
+        train, test = _splits(spec, root)
     if test.labels is None:
         raise UserError(
-            f"{request.place}, but {str(root / 'test')!r} has no class folders; test "
+            f"{spec.place}, but {str(root / 'test')!r} has no class folders; test "
             "images need labels."
         )
     if not train.files and not test.files:
-        raise UserError(f"{request.place}, but {str(root)!r} holds no image.")
-    names = _class_names(request, train, test)
+        raise UserError(f"{spec.place}, but {str(root)!r} holds no image.")
+    names = _class_names(spec, train, test)
     train_images, test_images = stack(
-        [_pictures(request, train), _pictures(request, test)], request
+        [_pictures(spec, train), _pictures(spec, test)], spec
     )
     channels = train_images.shape[1]
     return ImageSet(
-        name=request.name,
+        name=spec.name,
         train_images=train_images,
         train_labels=None if train.labels is None else _numbers(train.labels, names),
         test_images=test_images,
@@ -66,28 +67,28 @@ def _read(request: Request) -> ImageSet:
     )
 
 
-def _root(request: Request) -> Path:
-    if not request.folder:
+def _root(spec: ImageSpec) -> Path:
+    if not spec.folder:
         raise UserError(
             "`data.name` is 'folder', but no folder is given; set `data-dir`, or "
             "`data-path` in a SuperNode's node config."
         )
-    existing_folder(request.place, request.path)
-    return request.path
+    existing_folder(spec.place, spec.path)
+    return spec.path
 
 
-def _splits(request: Request, root: Path) -> tuple[_Split, _Split]:
+def _splits(spec: ImageSpec, root: Path) -> tuple[_Split, _Split]:
     folders = {path.name for path in _visible(root) if path.is_dir()}
     if not folders & {"train", "test"}:
-        return _split(request, root), _Split()
+        return _split(spec, root), _Split()
     parts = [
-        _split(request, root / name) if name in folders else _Split()
+        _split(spec, root / name) if name in folders else _Split()
         for name in ("train", "test")
     ]
     return parts[0], parts[1]
 
 
-def _split(request: Request, root: Path) -> _Split:
+def _split(spec: ImageSpec, root: Path) -> _Split:
     """Return the files of a folder that holds class folders, or files alone."""
     entries = _visible(root)
     folders = [path for path in entries if path.is_dir()]
@@ -96,7 +97,7 @@ def _split(request: Request, root: Path) -> _Split:
     if len(folders) != len(entries):
         stray = next(path for path in entries if not path.is_dir())
         raise UserError(
-            f"{request.place}, but {str(stray)!r} lies beside class folders; move it "
+            f"{spec.place}, but {str(stray)!r} lies beside class folders; move it "
             "into one, or away."
         )
     files, labels = [], []
@@ -104,7 +105,7 @@ def _split(request: Request, root: Path) -> _Split:
         found = list(_files_below(folder))
         if not found:
             raise UserError(
-                f"{request.place}, but the class folder {str(folder)!r} holds no "
+                f"{spec.place}, but the class folder {str(folder)!r} holds no "
                 "image; fill or remove it."
             )
         files += found
@@ -131,28 +132,28 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _class_names(request: Request, train: _Split, test: _Split) -> tuple[str, ...]:
+def _class_names(spec: ImageSpec, train: _Split, test: _Split) -> tuple[str, ...]:
     """Return `data.class-names`, or else the names of the class folders."""
     found = sorted({*(train.labels or ()), *(test.labels or ())})
-    if not request.class_names:
+    if not spec.class_names:
         if train.labels is None:
             raise UserError(
-                f"{request.place}, which holds images without class folders; set "
+                f"{spec.place}, which holds images without class folders; set "
                 "`data.class-names` to the classes they may be, such as 'cat,dog'."
             )
         return tuple(found)
-    if unknown := [name for name in found if name not in request.class_names]:
+    if unknown := [name for name in found if name not in spec.class_names]:
         raise UserError(
-            f"{request.place}, where a class folder is called {unknown[0]!r}; "
-            f"`data.class-names` allows: {', '.join(request.class_names)}."
+            f"{spec.place}, where a class folder is called {unknown[0]!r}; "
+            f"`data.class-names` allows: {', '.join(spec.class_names)}."
         )
-    return request.class_names
+    return spec.class_names
 
 
-def _pictures(request: Request, split: _Split) -> Pictures:
+def _pictures(spec: ImageSpec, split: _Split) -> Pictures:
     def read(position: int) -> Tensor:
         path = split.files[position]
-        with reading(request.place, path):
+        with reading(spec.place, path):
             return open_image(path)
 
     return Pictures(split.files, read)
@@ -164,8 +165,8 @@ def _numbers(labels: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
     return torch.tensor([number[name] for name in labels], dtype=torch.int64)
 
 
-def _files(request: Request) -> Iterator[Path]:
-    return _files_below(_root(request))
+def _files(spec: ImageSpec) -> Iterator[Path]:
+    return _files_below(_root(spec))
 
 
 FOLDER = Source(_read, _files)

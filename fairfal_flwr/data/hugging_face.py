@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import HALF, ImageSet, Request, Source
+from fairfal_flwr.data.image_set import HALF, ImageSet, Source
 from fairfal_flwr.data.pictures import Pictures, stack
 from fairfal_flwr.data.pixels import decode
 from fairfal_flwr.data.reading import check_labels, existing_folder, reading
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["HUGGING_FACE", "PREFIX"]
@@ -26,53 +27,53 @@ _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
 _LABEL_NAMES = ("label", "labels", "fine_label")
 
 
-def _read(request: Request) -> ImageSet:
+def _read(spec: ImageSpec) -> ImageSet:
     """Return the splits `train` and `test` of a set."""
-    splits = _load(request)
+    splits = _load(spec)
     if "train" not in splits:
         raise UserError(
-            f"{request.place}, which has no split 'train'; it has: "
+            f"{spec.place}, which has no split 'train'; it has: "
             f"{', '.join(splits) or 'none'}."
         )
-    image, label = _columns(request, splits["train"])
-    names = _class_names(request, splits["train"], label)
+    image, label = _columns(spec, splits["train"])
+    names = _class_names(spec, splits["train"], label)
     train, test = splits["train"], splits.get("test", splits["train"].select([]))
     train_images, test_images = stack(
-        [_pictures(request, part, image) for part in (train, test)], request
+        [_pictures(spec, part, image) for part in (train, test)], spec
     )
     channels = train_images.shape[1]
     return ImageSet(
-        name=request.name,
+        name=spec.name,
         train_images=train_images,
-        train_labels=_labels(request, train, label, len(names)),
+        train_labels=_labels(spec, train, label, len(names)),
         test_images=test_images,
-        test_labels=_labels(request, test, label, len(names)),
+        test_labels=_labels(spec, test, label, len(names)),
         class_names=names,
         mean=(HALF,) * channels,
         std=(HALF,) * channels,
     )
 
 
-def _load(request: Request) -> dict[str, Any]:
+def _load(spec: ImageSpec) -> dict[str, Any]:
     """Return the splits, from a folder or from the hub."""
     import datasets
 
-    if request.folder:
-        existing_folder(request.place, request.path)
-        with reading(request.place, request.path):
-            loaded = datasets.load_from_disk(str(request.path))
+    if spec.folder:
+        existing_folder(spec.place, spec.path)
+        with reading(spec.place, spec.path):
+            loaded = datasets.load_from_disk(str(spec.path))
     else:
-        loaded = _fetch(request)
+        loaded = _fetch(spec)
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def _fetch(request: Request) -> Any:
+def _fetch(spec: ImageSpec) -> Any:
     import datasets
 
-    name = request.name.removeprefix(PREFIX)
+    name = spec.name.removeprefix(PREFIX)
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"{request.place}; allowed: hf:<owner>/<set>, optionally with @<revision>."
+            f"{spec.place}; allowed: hf:<owner>/<set>, optionally with @<revision>."
         )
     name, _, revision = name.partition("@")
     try:
@@ -80,13 +81,13 @@ def _fetch(request: Request) -> Any:
     except Exception as error:  # the hub's client fails in many ways
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{request.place}, but the set could not be fetched ({lines[0]}); check "
+            f"{spec.place}, but the set could not be fetched ({lines[0]}); check "
             "the name and the connection, or set `data-dir` to a folder that "
             "save_to_disk wrote."
         ) from None
 
 
-def _columns(request: Request, dataset: Any) -> tuple[str, str]:
+def _columns(spec: ImageSpec, dataset: Any) -> tuple[str, str]:
     """Return the names of the columns with the images and with the labels."""
     from datasets import ClassLabel, Image, Value
 
@@ -101,50 +102,50 @@ def _columns(request: Request, dataset: Any) -> tuple[str, str]:
     labels = [name for name in _LABEL_NAMES if name in classes] or classes or numbers
     if not images or not labels:
         raise UserError(
-            f"{request.place}, whose columns are {', '.join(features)}; it needs one "
+            f"{spec.place}, whose columns are {', '.join(features)}; it needs one "
             "of images and one of class labels."
         )
     return images[0], labels[0]
 
 
-def _class_names(request: Request, dataset: Any, label: str) -> tuple[str, ...]:
+def _class_names(spec: ImageSpec, dataset: Any, label: str) -> tuple[str, ...]:
     names = tuple(getattr(dataset.features[label], "names", None) or ())
-    if not names and not request.class_names:
+    if not names and not spec.class_names:
         raise UserError(
-            f"{request.place}, whose column {label!r} has no class names; set "
+            f"{spec.place}, whose column {label!r} has no class names; set "
             "`data.class-names`."
         )
-    if names and request.class_names and len(names) != len(request.class_names):
+    if names and spec.class_names and len(names) != len(spec.class_names):
         raise UserError(
-            f"`data.class-names` has {len(request.class_names)} names, but "
-            f"{request.name} has {len(names)} classes: {', '.join(names)}."
+            f"`data.class-names` has {len(spec.class_names)} names, but "
+            f"{spec.name} has {len(names)} classes: {', '.join(names)}."
         )
-    return request.class_names or names
+    return spec.class_names or names
 
 
-def _pictures(request: Request, dataset: Any, image: str) -> Pictures:
+def _pictures(spec: ImageSpec, dataset: Any, image: str) -> Pictures:
     def read(position: int) -> Tensor:
-        with reading(request.place, names[position]):
+        with reading(spec.place, names[position]):
             return decode(dataset[position][image])
 
-    names = [f"{request.name} row {row}" for row in range(len(dataset))]
+    names = [f"{spec.name} row {row}" for row in range(len(dataset))]
     return Pictures(names, read)
 
 
-def _labels(request: Request, dataset: Any, label: str, num_classes: int) -> Tensor:
+def _labels(spec: ImageSpec, dataset: Any, label: str, num_classes: int) -> Tensor:
     if not len(dataset):
         return torch.empty(0, dtype=torch.int64)
     values = np.asarray(dataset.with_format("numpy")[label][:])
-    with reading(request.place, f"{request.name} column {label}"):
+    with reading(spec.place, f"{spec.name} column {label}"):
         return check_labels(values, len(dataset), num_classes)
 
 
-def _files(request: Request) -> list[Path]:
+def _files(spec: ImageSpec) -> list[Path]:
     """Return the files on disk; a set of the hub counts as fixed by its name."""
-    if not request.folder:
+    if not spec.folder:
         return []
-    existing_folder(request.place, request.path)
-    return sorted(path for path in request.path.rglob("*") if path.is_file())
+    existing_folder(spec.place, spec.path)
+    return sorted(path for path in spec.path.rglob("*") if path.is_file())
 
 
 HUGGING_FACE = Source(_read, _files)

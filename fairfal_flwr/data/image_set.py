@@ -1,4 +1,4 @@
-"""What every source of images gives, and what it is asked for."""
+"""What a source of images is, and what every source gives."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["HALF", "ImageSet", "Request", "Source"]
+from fairfal_flwr.data.specs import ImageSpec
+
+__all__ = ["HALF", "ImageSet", "Source"]
 
 HALF = 0.5
 """Mean and standard deviation where none is published."""
@@ -48,51 +50,6 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which images are wanted, and in which form; see the keys of section `data`.
-
-    Attributes
-    ----------
-    name : str
-        `data.name`.
-    folder : str
-        Where the files are: `data-dir`, or a node's own `data-path`. Empty looks in
-        the usual places of the source.
-    class_names : tuple of str
-        `data.class-names`; empty takes the source's.
-    image_size, channels : int
-        `data.image-size` and `data.channels`; 0 leaves the images as they are.
-    normalization : str
-        `data.normalization`.
-    memory_mb : int
-        `data.memory-mb`.
-    key : str
-        What a message calls `folder`.
-    """
-
-    name: str
-    folder: str = ""
-    class_names: tuple[str, ...] = ()
-    image_size: int = 0
-    channels: int = 0
-    normalization: str = "auto"
-    memory_mb: int = 2048
-    key: str = "data-dir"
-
-    @property
-    def path(self) -> Path:
-        """The absolute path of `folder`."""
-        return Path(self.folder).expanduser().absolute()
-
-    @property
-    def place(self) -> str:
-        """How a message begins that is about the files."""
-        if self.folder:
-            return f"`{self.key}` is {self.folder!r}"
-        return f"`data.name` is {self.name!r}"
-
-
-@dataclass(frozen=True)
 class Source:
     """One kind of image set.
 
@@ -105,5 +62,5 @@ class Source:
         change. It must be fast. None: the images come from no file of the user.
     """
 
-    read: Callable[[Request], ImageSet]
-    files: Callable[[Request], Iterable[Path]] | None = None
+    read: Callable[[ImageSpec], ImageSet]
+    files: Callable[[ImageSpec], Iterable[Path]] | None = None

@@ -1,6 +1,6 @@
 """The long tail: fewer and fewer training images from the first class to the last.
 
-METHOD section 2; the shape is that of
+See method §2; the shape is that of
 
 Class-Balanced Loss Based on Effective Number of Samples
     Yin Cui, Menglin Jia, Tsung-Yi Lin, Yang Song, Serge Belongie. CVPR 2019.

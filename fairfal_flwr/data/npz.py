@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import HALF, ImageSet, Request, Source
+from fairfal_flwr.data.image_set import HALF, ImageSet, Source
 from fairfal_flwr.data.reading import (
     check_class_names,
     check_labels,
@@ -28,6 +28,7 @@ from fairfal_flwr.data.reading import (
     existing_folder,
     reading,
 )
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["MEDMNIST", "NPZ"]
@@ -76,30 +77,30 @@ _CLASSES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _read_medmnist(request: Request) -> ImageSet:
-    """Return a set of MedMNIST, normalized to [-1, 1] (METHOD section 2)."""
-    names = check_class_names(request.class_names, _CLASSES[request.name], request.name)
-    return _read_archive(request, _medmnist_file(request), names, needs_test=True)
+def _read_medmnist(spec: ImageSpec) -> ImageSet:
+    """Return a set of MedMNIST, normalized to [-1, 1] (method §2)."""
+    names = check_class_names(spec.class_names, _CLASSES[spec.name], spec.name)
+    return _read_archive(spec, _medmnist_file(spec), names, needs_test=True)
 
 
-def _medmnist_file(request: Request) -> Path:
+def _medmnist_file(spec: ImageSpec) -> Path:
     """Return the archive of a set; download it where no folder is given."""
-    folder = request.path if request.folder else datasets_folder()
-    if request.folder and folder.is_file():
+    folder = spec.path if spec.folder else datasets_folder()
+    if spec.folder and folder.is_file():
         return folder
-    names = [f"{request.name}.npz"]
-    if request.image_size in _SIZES:
-        names.insert(0, f"{request.name}_{request.image_size}.npz")
-    if request.folder:
-        existing_folder(request.place, folder)
+    names = [f"{spec.name}.npz"]
+    if spec.image_size in _SIZES:
+        names.insert(0, f"{spec.name}_{spec.image_size}.npz")
+    if spec.folder:
+        existing_folder(spec.place, folder)
     for path in (folder / name for name in names):
         if path.is_file():
             return path
-    if request.folder:
+    if spec.folder:
         raise UserError(
-            f"{request.place}, but {str(folder)!r} has no {' nor '.join(names)}."
+            f"{spec.place}, but {str(folder)!r} has no {' nor '.join(names)}."
         )
-    return _download(request.name, folder) / f"{request.name}.npz"
+    return _download(spec.name, folder) / f"{spec.name}.npz"
 
 
 def _download(name: str, folder: Path) -> Path:
@@ -124,32 +125,32 @@ def _download(name: str, folder: Path) -> Path:
     return folder
 
 
-def _read_npz(request: Request) -> ImageSet:
+def _read_npz(spec: ImageSpec) -> ImageSet:
     """Return the images of a person's own archive."""
-    return _read_archive(request, _npz_file(request), request.class_names)
+    return _read_archive(spec, _npz_file(spec), spec.class_names)
 
 
-def _npz_file(request: Request) -> Path:
+def _npz_file(spec: ImageSpec) -> Path:
     """Return the archive that the folder is or holds."""
-    path = request.path
-    if not request.folder:
+    path = spec.path
+    if not spec.folder:
         raise UserError(
             "`data.name` is 'npz', but no file is given; set `data-dir`, or "
             "`data-path` in a SuperNode's node config."
         )
     if path.is_file():
         return path
-    existing_folder(request.place, path)
+    existing_folder(spec.place, path)
     found = sorted(path.glob("*.npz"))
     if len(found) != 1:
         raise UserError(
-            f"{request.place}, where {len(found)} .npz files lie; name one of them."
+            f"{spec.place}, where {len(found)} .npz files lie; name one of them."
         )
     return found[0]
 
 
 def _read_archive(
-    request: Request,
+    spec: ImageSpec,
     path: Path,
     class_names: tuple[str, ...],
     *,
@@ -160,17 +161,17 @@ def _read_archive(
     Without labels for training they are unknown; without class names there are as many
     classes as the labels say, called 0, 1, ….
     """
-    arrays = _load(request, path)
+    arrays = _load(spec, path)
     has_test = needs_test or "test_images" in arrays or "test_labels" in arrays
     labeled = needs_test or "train_labels" in arrays or not class_names
     needed = ["train_images"] + ["train_labels"] * labeled
     needed += ["test_images", "test_labels"] * has_test
     if missing := [key for key in needed if key not in arrays]:
         raise UserError(
-            f"{request.place}, but {str(path)!r} lacks {', '.join(missing)}; it has "
+            f"{spec.place}, but {str(path)!r} lacks {', '.join(missing)}; it has "
             f"{', '.join(sorted(arrays)) or 'nothing'}."
         )
-    with reading(request.place, path):
+    with reading(spec.place, path):
         names = class_names or _count_classes(arrays["train_labels"])
         check = partial(_check_split, arrays, num_classes=len(names))
         train_images, train_labels = check("train", labeled=labeled)
@@ -182,7 +183,7 @@ def _read_archive(
             raise ValueError("its images for testing have another shape")
     channels = train_images.shape[1]
     return ImageSet(
-        name=request.name,
+        name=spec.name,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
@@ -193,9 +194,9 @@ def _read_archive(
     )
 
 
-def _load(request: Request, path: Path) -> dict[str, npt.NDArray[Any]]:
+def _load(spec: ImageSpec, path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an archive, without those for validation."""
-    with reading(request.place, path):
+    with reading(spec.place, path):
         try:
             archive = np.load(path, allow_pickle=False)
             if isinstance(archive, np.ndarray):
@@ -237,8 +238,8 @@ def _check_split(
     return planes, check_labels(arrays[f"{split}_labels"], len(planes), num_classes)
 
 
-def _single(find: Callable[[Request], Path]) -> Callable[[Request], Iterable[Path]]:
-    return lambda request: [find(request)]
+def _single(find: Callable[[ImageSpec], Path]) -> Callable[[ImageSpec], Iterable[Path]]:
+    return lambda spec: [find(spec)]
 
 
 MEDMNIST = {

@@ -1,202 +1,204 @@
-"""Balanced Dirichlet: clients of equal size with classes of unequal share.
+"""Which images belong to which client, in simulation and on a shared image set."""
 
-METHOD section 2. In the order of the method: proportions, rounding, quotas, deal.
-"""
+import logging
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from fairfal_flwr.data.balanced_dirichlet import (
+    balanced_dirichlet,
+    client_sizes,
+    deal_by_proportions,
+    proportions_of,
+)
+from fairfal_flwr.data.datasets import load_image_set
+from fairfal_flwr.data.image_set import ImageSet
+from fairfal_flwr.data.longtail import long_tail_rows
+from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.randomness import numpy_generator
 
-__all__ = [
-    "balanced_dirichlet",
-    "client_sizes",
-    "deal_by_proportions",
-    "proportions_of",
-]
+__all__ = ["Rows", "class_counts", "partition_rows", "partition_table"]
 
-_NUM_ALTERNATIONS = 5
-_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-300, 1e300
+log = logging.getLogger("fairfal.data")
+
+Rows = npt.NDArray[np.int64]
 
 
-def balanced_dirichlet(
-    labels: npt.NDArray[np.int64],
-    num_clients: int,
-    alpha: float,
-    generator: np.random.Generator,
-    *,
-    num_classes: int,
-) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.float64]]:
-    """Deal all samples to clients of equal size by Dirichlet class proportions.
+def class_counts(images: ImageSpec, partition: PartitionSpec) -> Rows:
+    """Count the training images of each class at all clients, after the long tail.
 
     Parameters
     ----------
-    labels : ndarray, shape (N,)
-        int64 in ``range(num_classes)``. Not every class needs to occur.
-    num_clients : int
-        K, from 1 to N.
-    alpha : float
-        Dirichlet concentration, positive: towards 0 a client holds few classes,
-        towards infinity all in equal shares.
-    generator : numpy.random.Generator
-        The only source of randomness.
-    num_classes : int
-        C.
+    images : ImageSpec
+        Which images there are.
+    partition : PartitionSpec
+        Its long tail.
 
     Returns
     -------
-    rows : list of ndarray
-        Per client its rows of `labels`, int64, ascending. Each row has exactly one
-        owner; a client has N // K rows, the first N % K clients one more.
-    proportions : ndarray, shape (num_clients, num_classes)
-        Which part of each class was meant for each client, before the sizes were made
-        equal. Columns sum to 1.
+    ndarray, shape (num_classes,)
+        int64; all 0 where the images have no labels or there are none.
 
     Raises
     ------
     UserError
-        If there are more clients than samples, or no client.
+        If the image set cannot be loaded.
     """
-    num_samples = len(labels)
-    if not 1 <= num_clients <= num_samples:
+    image_set = load_image_set(images)
+    if image_set.train_labels is None or not len(image_set.train_labels):
+        return np.zeros(image_set.num_classes, dtype=np.int64)
+    labels = image_set.train_labels.numpy()[_kept_rows(image_set, partition)]
+    return np.bincount(labels, minlength=image_set.num_classes)
+
+
+def partition_table(
+    images: ImageSpec, partition: PartitionSpec
+) -> tuple[Rows, tuple[str, ...]]:
+    """Count the training images of each class at each client.
+
+    Returns
+    -------
+    counts : ndarray, shape (num_clients, num_classes)
+        int64.
+    class_names : tuple of str
+        The names of the columns.
+
+    Raises
+    ------
+    UserError
+        If the image set cannot be loaded or dealt, or its labels are unknown.
+    """
+    image_set = load_image_set(images)
+    if image_set.train_labels is None:
+        raise UserError(f"{images.place}, whose images have no labels to count.")
+    dealt, _ = partition_rows(images, partition)
+    labels = image_set.train_labels.numpy()
+    return _table(labels, dealt, image_set.num_classes), image_set.class_names
+
+
+@lru_cache(maxsize=4)
+def partition_rows(
+    images: ImageSpec, partition: PartitionSpec
+) -> tuple[list[Rows], list[Rows]]:
+    """Deal the images to all clients, once per process.
+
+    Returns
+    -------
+    train, test : list of ndarray
+        Per client its rows of the training set and of the test set, int64, ascending.
+
+    Raises
+    ------
+    UserError
+        If the image set cannot be loaded, or a client would get nothing.
+    """
+    image_set = load_image_set(images)
+    kept = _kept_rows(image_set, partition)
+    dealt, proportions = _deal(image_set, kept, partition)
+    if idle := [client for client, rows in enumerate(dealt) if not len(rows)]:
         raise UserError(
-            f"`num-clients` is {num_clients}; allowed: 1 to {num_samples}, the number "
-            "of training images."
+            f"`data.partitioner` is {partition.partitioner!r}, which leaves client "
+            f"{idle[0]} without any image; choose fewer clients or a larger "
+            "`data.alpha`."
         )
-    proportions = _balanced_proportions(num_clients, num_classes, alpha, generator)
-    class_sizes = np.bincount(labels, minlength=num_classes)
-    quotas = client_sizes(num_samples, num_clients)
-    counts = _meet_quotas(_largest_remainder(proportions * class_sizes), quotas)
-    return _deal(labels, counts, generator), proportions
+    test_rows = deal_by_proportions(
+        image_set.test_labels.numpy(),
+        proportions,
+        numpy_generator(partition.partition_seed, "partition-test"),
+    )
+    return dealt, test_rows
 
 
-def client_sizes(num_samples: int, num_clients: int) -> npt.NDArray[np.int64]:
-    """Return equal sizes; the first N % K clients have one more.
-
-    Examples
-    --------
-    >>> client_sizes(11, 3).tolist()
-    [4, 4, 3]
-    """
-    sizes = np.full(num_clients, num_samples // num_clients)
-    sizes[: num_samples % num_clients] += 1
-    return sizes
-
-
-def proportions_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return which part of each class each client has.
-
-    Parameters
-    ----------
-    counts : ndarray, shape (num_clients, num_classes)
-        Samples of each class that each client has.
-
-    Returns
-    -------
-    ndarray, same shape
-        Columns sum to 1; a class that nobody has belongs to all in equal parts.
-    """
-    sizes = counts.sum(axis=0)
-    return np.where(sizes > 0, counts / np.maximum(sizes, 1), 1 / len(counts))
-
-
-def deal_by_proportions(
-    labels: npt.NDArray[np.int64],
-    proportions: npt.NDArray[np.float64],
-    generator: np.random.Generator,
-) -> list[npt.NDArray[np.int64]]:
-    """Deal samples to clients class by class, without any quota per client.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (N,)
-        int64 in ``range(num_classes)``.
-    proportions : ndarray, shape (num_clients, num_classes)
-        As `balanced_dirichlet` returns them; columns sum to 1.
-    generator : numpy.random.Generator
-        Decides which samples of a class go where.
-
-    Returns
-    -------
-    list of ndarray
-        Per client its rows, int64, ascending. Each row has exactly one owner; a client
-        may have none.
-    """
-    class_sizes = np.bincount(labels, minlength=proportions.shape[1])
-    return _deal(labels, _largest_remainder(proportions * class_sizes), generator)
-
-
-def _balanced_proportions(
-    num_clients: int, num_classes: int, alpha: float, generator: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Draw K Dirichlet vectors; make rows, then columns sum to 1, five times.
-
-    All of it happens on logarithms: with a small alpha most entries of a Dirichlet
-    vector are smaller than any floating-point number, and a class that no client
-    favors would have nothing to normalize.
-    """
-    alpha = min(max(alpha, _SMALLEST_ALPHA), _LARGEST_ALPHA)
-    shape = (num_clients, num_classes)
-    # Gamma(a) is Gamma(a + 1) * U ** (1 / a), and -log U is exponential.
-    logs = np.log(generator.standard_gamma(alpha + 1, shape))
-    logs -= generator.standard_exponential(shape) / alpha
-    for _ in range(_NUM_ALTERNATIONS):
-        logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
-        logs -= np.logaddexp.reduce(logs, axis=0, keepdims=True)
-    return np.exp(logs)
-
-
-def _largest_remainder(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Round each column to whole numbers with the same sum.
-
-    Every share is rounded down; what is left of a column goes one each to its largest
-    remainders (ties: lower row first). Columns sum to whole numbers.
-    """
-    floors = np.floor(shares)
-    left = np.rint(shares.sum(axis=0)) - floors.sum(axis=0)
-    order = np.argsort(floors - shares, axis=0, kind="stable")
-    rank = np.argsort(order, axis=0)
-    whole: npt.NDArray[np.int64] = (floors + (rank < left)).astype(np.int64)
-    return whole
-
-
-def _meet_quotas(
-    counts: npt.NDArray[np.int64], quotas: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Move samples, class by class, from clients over their quota to those under it.
-
-    In each class a client gives what it has too much, and what is given is dealt in
-    proportion to what the others lack. One pass suffices: a client's excess is at most
-    its samples of all classes, and the clients under quota lack all that is given.
-
-    Parameters
-    ----------
-    counts : ndarray, shape (num_clients, num_classes)
-        Samples of each class that each client has.
-    quotas : ndarray, shape (num_clients,)
-        Samples that each client shall have; the sums are equal.
-    """
-    counts = counts.copy()
-    for column in counts.T:  # a view: the class's count at each client
-        excess = counts.sum(axis=1) - quotas
-        given = np.minimum(np.maximum(excess, 0), column)
-        lacking = np.maximum(-excess, 0)
-        if given.any():
-            shares = given.sum() * lacking / lacking.sum()
-            column += _largest_remainder(shares[:, None])[:, 0] - given
-    return counts
+def _kept_rows(image_set: ImageSet, partition: PartitionSpec) -> Rows:
+    """Return the rows of the training set that the long tail keeps."""
+    if image_set.train_labels is None:
+        if partition.imbalance_ratio != 1:
+            raise UserError(
+                f"`data.imbalance-ratio` is {partition.imbalance_ratio:g}; allowed: 1 "
+                "where the images have no labels."
+            )
+        return np.arange(len(image_set.train_images))
+    return long_tail_rows(
+        image_set.train_labels.numpy(),
+        partition.imbalance_ratio,
+        numpy_generator(partition.seed, "long-tail"),
+        num_classes=image_set.num_classes,
+        shape=partition.long_tail,
+    )
 
 
 def _deal(
-    labels: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.int64],
-    generator: np.random.Generator,
-) -> list[npt.NDArray[np.int64]]:
-    """Hand out shuffled samples of each class by a (clients, classes) table."""
-    num_clients, num_classes = counts.shape
-    owners = np.empty(len(labels), dtype=np.int64)
-    for label in range(num_classes):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        owners[rows] = np.repeat(np.arange(num_clients), counts[:, label])
-    by_owner = np.argsort(owners, kind="stable")
-    return np.split(by_owner, np.cumsum(counts.sum(axis=1))[:-1])
+    image_set: ImageSet, kept: Rows, partition: PartitionSpec
+) -> tuple[list[Rows], npt.NDArray[np.float64]]:
+    """Deal rows; return them per client, and class-by-client proportions."""
+    num_clients, num_classes = partition.num_clients, image_set.num_classes
+    generator = numpy_generator(partition.partition_seed, "partition")
+    if image_set.train_labels is None:
+        equal = np.full((num_clients, num_classes), 1 / num_clients)
+        return _deal_unlabeled(kept, partition, generator), equal
+    labels = image_set.train_labels.numpy()
+    if partition.partitioner == "balanced-dirichlet":
+        rows, proportions = balanced_dirichlet(
+            labels[kept],
+            num_clients,
+            partition.alpha,
+            generator,
+            num_classes=num_classes,
+        )
+        return [kept[part] for part in rows], proportions
+    dealt = _deal_by_flower(labels, kept, partition, generator)
+    return dealt, proportions_of(_table(labels, dealt, num_classes))
+
+
+def _deal_by_flower(
+    labels: Rows, kept: Rows, partition: PartitionSpec, generator: np.random.Generator
+) -> list[Rows]:
+    """Deal by a partitioner of flwr-datasets, and say what it leaves to nobody."""
+    from fairfal_flwr.data.flower_partitioner import flower_deal
+
+    rows = flower_deal(
+        partition.partitioner,
+        labels[kept],
+        partition.num_clients,
+        generator,
+        alpha=partition.alpha,
+        classes_per_client=partition.classes_per_client,
+    )
+    dealt = [kept[part] for part in rows]
+    if unused := len(kept) - sum(map(len, dealt)):
+        log.warning(
+            "data.partitioner = %s: %d of %d images belong to no client",
+            partition.partitioner,
+            unused,
+            len(kept),
+        )
+    return dealt
+
+
+def _deal_unlabeled(
+    kept: Rows, partition: PartitionSpec, generator: np.random.Generator
+) -> list[Rows]:
+    """Deal images without labels, which is possible in equal parts only."""
+    if partition.partitioner != "iid":
+        raise UserError(
+            f"`data.partitioner` is {partition.partitioner!r}, which goes by labels, "
+            "but the images have none; allowed: iid, or `data-path` in each "
+            "SuperNode's node config."
+        )
+    num_clients = partition.num_clients
+    if num_clients > len(kept):
+        raise UserError(
+            f"`num-clients` is {num_clients}; allowed: 1 to {len(kept)}, the number of "
+            "training images."
+        )
+    ends = np.cumsum(client_sizes(len(kept), num_clients))[:-1]
+    parts = np.split(generator.permutation(kept), ends)
+    return [np.sort(part) for part in parts]
+
+
+def _table(labels: Rows, dealt: list[Rows], num_classes: int) -> Rows:
+    """Count the samples of each class at each client."""
+    counts = [np.bincount(labels[rows], minlength=num_classes) for rows in dealt]
+    return np.stack(counts)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairfal_flwr.data.image_set import Request
 from fairfal_flwr.data.pixels import in_channels, resize
 from fairfal_flwr.data.reading import image_buffer
+from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Pictures", "stack"]
@@ -37,14 +37,14 @@ class Pictures:
         return len(self.names)
 
 
-def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
+def stack(splits: Sequence[Pictures], spec: ImageSpec) -> list[Tensor]:
     """Decode pictures into arrays of one common shape.
 
     Parameters
     ----------
     splits : sequence of Pictures
         Such as those for training and those for testing. At least one has a picture.
-    request : Request
+    spec : ImageSpec
         Its size and channels are applied to each picture by itself.
 
     Returns
@@ -55,7 +55,7 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
     Raises
     ------
     UserError
-        If two pictures differ in size or channels and the request does not say what to
+        If two pictures differ in size or channels and the spec does not say what to
         do about it.
     """
     first: tuple[Any, tuple[int, ...]] | None = None
@@ -65,7 +65,7 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
         array: Tensor | None = None
         for position, name in enumerate(split.names):
             raw = split.open(position)
-            pixels = _as_wanted(raw, request)
+            pixels = _as_wanted(raw, spec)
             shape = tuple(pixels.shape)
             changed["channels"] += raw.shape[0] != shape[0]
             changed["image-size"] += raw.shape[1:] != pixels.shape[1:]
@@ -73,14 +73,14 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
             if shape != first[1]:
                 raise _mixed(first, (name, shape))
             if array is None:
-                buffer = image_buffer((len(split), *shape), request.memory_mb)
+                buffer = image_buffer((len(split), *shape), spec.memory_mb)
                 array = torch.from_numpy(buffer)
             array[position] = pixels
         arrays.append(array)
     assert first is not None, "no pictures at all"
     for key, value in (
-        ("channels", request.channels),
-        ("image-size", request.image_size),
+        ("channels", spec.channels),
+        ("image-size", spec.image_size),
     ):
         if changed[key]:
             log.info("data.%s = %d: %d images converted", key, value, changed[key])
@@ -88,9 +88,9 @@ def stack(splits: Sequence[Pictures], request: Request) -> list[Tensor]:
     return [empty if array is None else array for array in arrays]
 
 
-def _as_wanted(pixels: Tensor, request: Request) -> Tensor:
-    image = in_channels(pixels[None], request.channels)
-    return resize(image, request.image_size)[0]
+def _as_wanted(pixels: Tensor, spec: ImageSpec) -> Tensor:
+    image = in_channels(pixels[None], spec.channels)
+    return resize(image, spec.image_size)[0]
 
 
 def _mixed(

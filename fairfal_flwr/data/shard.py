@@ -1,9 +1,8 @@
-"""What one client holds, and what the server tests on."""
+"""What one client holds."""
 
 import hashlib
-import logging
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,27 +10,16 @@ import torch
 from torch import Tensor
 
 from fairfal_flwr.data.cache import Entry, ShardCache, stamp
-from fairfal_flwr.data.datasets import find_source, load_image_set, mean_and_std
-from fairfal_flwr.data.deal import Rows, deal, request_of
-from fairfal_flwr.data.image_set import Request
+from fairfal_flwr.data.datasets import find_source, load_image_set
+from fairfal_flwr.data.image_set import ImageSet
+from fairfal_flwr.data.partition import Rows, partition_rows
 from fairfal_flwr.data.reading import image_buffer, reading
+from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.paths import state_root
 
-if TYPE_CHECKING:
-    from fairfal_flwr.config import DataConfig, RunConfig
-
-__all__ = [
-    "EvaluationSet",
-    "Shard",
-    "load_shard",
-    "load_test_set",
-]
-
-log = logging.getLogger("fairfal.data")
+__all__ = ["Shard", "load_shard"]
 
 _CHUNK = 4096
-_DEAL = {"long_tail", "imbalance_ratio", "partitioner", "alpha", "classes_per_client"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,53 +72,27 @@ class Shard:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationSet:
-    """The test set of all clients together, for the server's evaluator.
-
-    Attributes
-    ----------
-    images : Tensor, shape (N, channels, height, width)
-        uint8. N is 0 for a server without test images; the shape is that of the
-        clients' images nevertheless.
-    labels : Tensor, shape (N,)
-        int64.
-    class_names : tuple of str
-        The class with label ``c`` is ``class_names[c]``.
-    mean, std : tuple of float
-        One per channel, for pixels scaled to [0, 1].
-    """
-
-    images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.class_names)
-
-
 def load_shard(
-    config: "RunConfig", partition_id: int, data_path: str = ""
+    images: ImageSpec,
+    partition: PartitionSpec,
+    client: int,
+    *,
+    cache: ShardCache | None = None,
 ) -> tuple[Shard, Tensor | None]:
     """Load one client's shard and, apart from it, the oracle's answers.
 
-    The long tail follows `seed`, the deal `data.partition-seed` (METHOD sections 2
-    and 7). Both are computed once per process for all clients. A shard that was loaded
-    before comes from the cache.
+    The deal is computed once per process for all clients (method §2 and §7).
 
     Parameters
     ----------
-    config : RunConfig
-        The run.
-    partition_id : int
-        Which client, in ``range(config.num_clients)``.
-    data_path : str
-        The client's own images: all of them are its shard. Empty deals `data-dir` to
-        the clients.
+    images : ImageSpec
+        Which images there are. Those of one client are its shard, all of them.
+    partition : PartitionSpec
+        How the others are dealt, and to how many clients.
+    client : int
+        Which client, in ``range(partition.num_clients)``.
+    cache : ShardCache, optional
+        Keeps the shard for the next process.
 
     Returns
     -------
@@ -145,104 +107,58 @@ def load_shard(
         If there is no such client, there are more clients than images, or the image
         set cannot be loaded.
     """
-    if not 0 <= partition_id < config.num_clients:
+    if not 0 <= client < partition.num_clients:
+        last = partition.num_clients - 1
         raise UserError(
-            f"`partition-id` is {partition_id}; allowed: 0 to "
-            f"{config.num_clients - 1}, since `num-clients` is {config.num_clients}."
+            f"`partition-id` is {client}; allowed: 0 to {last}, since `num-clients` is "
+            f"{partition.num_clients}."
         )
-    request = request_of(config, data_path)
-    data = config.data
-    cache = ShardCache(
-        state_root(config.state_dir) / "shards", data.cache_mb, data.memory_mb
-    )
-    key = _key(config, request, partition_id)
+    if cache is None:
+        return _from_entry(_make(images, partition, client))
+    key = _key(images, partition, client)
     entry = cache.load(key)
     if entry is None:
-        entry = _make(config, request, partition_id)
+        entry = _make(images, partition, client)
         cache.save(key, entry)
     return _from_entry(entry)
 
 
-def load_test_set(config: "RunConfig") -> EvaluationSet:
-    """Load the server's test set: whole, and balanced in the paper's sets.
+def _key(images: ImageSpec, partition: PartitionSpec, client: int) -> str:
+    """Return the name of a shard in the cache, from all that determines it.
 
-    With `data.server-test = false` no image is read; the keys of section `data` say
-    what shape the clients' images have.
-
-    Raises
-    ------
-    UserError
-        If the image set cannot be loaded or has no test images, or a key is missing.
+    A folder enters as what it means, however it is spelled; where images are held in
+    memory is no part of them.
     """
-    if not config.data.server_test:
-        return _without_images(config.data)
-    image_set = load_image_set(request_of(config))
-    if not len(image_set.test_images):
-        raise UserError(
-            f"{request_of(config).place}, which has no test images for the server; add "
-            "them, or set `data.server-test` to false."
-        )
-    return EvaluationSet(
-        images=image_set.test_images,
-        labels=image_set.test_labels,
-        class_names=image_set.class_names,
-        mean=image_set.mean,
-        std=image_set.std,
-    )
+    form = asdict(images) | {"folder": str(images.path) if images.folder else ""}
+    del form["memory_mb"]
+    facts: dict[str, Any] = {"images": form}
+    if not images.of_one_client:
+        facts |= {"partition": asdict(partition), "client": client}
+    source = find_source(images.name)
+    with reading(images.place, images.folder):
+        return stamp(facts, source.files(images) if source.files else ())
 
 
-def _without_images(data: "DataConfig") -> EvaluationSet:
-    needed = {
-        "class-names": data.class_names,
-        "image-size": data.image_size,
-        "channels": data.channels,
-    }
-    if missing := [f"`data.{key}`" for key, value in needed.items() if not value]:
-        raise UserError(
-            f"`data.server-test` is false, so {', '.join(missing)} must say what the "
-            "clients' images are."
-        )
-    mean, std = mean_and_std(data.normalization, data.channels)
-    shape = (0, data.channels, data.image_size, data.image_size)
-    return EvaluationSet(
-        images=torch.empty(shape, dtype=torch.uint8),
-        labels=torch.empty(0, dtype=torch.int64),
-        class_names=data.classes,
-        mean=mean,
-        std=std,
-    )
-
-
-def _key(config: "RunConfig", request: Request, partition_id: int) -> str:
-    """Return the name of a shard in the cache."""
-    source = find_source(request.name)
-    facts = {"request": asdict(request), "path": str(request.path)}
-    if request.key == "data-dir":
-        facts["deal"] = config.data.model_dump(include=_DEAL) | {
-            "client": partition_id,
-            "clients": config.num_clients,
-            "seeds": [config.seed, config.partition_seed],
-        }
-    with reading(request.place, request.folder):
-        return stamp(facts, source.files(request) if source.files else ())
-
-
-def _make(config: "RunConfig", request: Request, partition_id: int) -> Entry:
+def _make(images: ImageSpec, partition: PartitionSpec, client: int) -> Entry:
     """Load the images and take the client's part."""
-    image_set = load_image_set(request)
+    image_set = load_image_set(images)
     if not len(image_set.train_images):
-        raise UserError(f"{request.place}, which has no training images.")
-    if request.key == "data-path":
+        raise UserError(f"{images.place}, which has no training images.")
+    if images.of_one_client:
         rows = np.arange(len(image_set.train_images))
         test_rows = np.arange(len(image_set.test_images))
     else:
-        dealt, dealt_test = deal(config)
-        rows, test_rows = dealt[partition_id], dealt_test[partition_id]
-    images = _take(image_set.train_images, rows, request.memory_mb)
+        train, test = partition_rows(images, partition)
+        rows, test_rows = train[client], test[client]
+    return _entry(image_set, rows, test_rows, images.memory_mb)
+
+
+def _entry(image_set: ImageSet, rows: Rows, test_rows: Rows, memory_mb: int) -> Entry:
+    images = _take(image_set.train_images, rows, memory_mb)
     arrays: dict[str, npt.NDArray[Any]] = {
         "images": images,
         "sample_ids": rows.copy(),
-        "test_images": _take(image_set.test_images, test_rows, request.memory_mb),
+        "test_images": _take(image_set.test_images, test_rows, memory_mb),
         "test_labels": image_set.test_labels.numpy()[test_rows],
     }
     if image_set.train_labels is not None:

@@ -1,4 +1,4 @@
-"""CNN-4, the paper's network for small images (METHOD §2)."""
+"""CNN-4, the paper's network for small images (method §2)."""
 
 from torch import nn
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fairfal_flwr.models.classifier import Classifier
 
-__all__ = ["as_input", "predict"]
+__all__ = ["as_input", "on_device", "predict"]
 
 BATCH_SIZE = 512
 
@@ -31,6 +31,12 @@ def as_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
     scaled = (images.float() / 255 - center) / scale
     return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def on_device(model: Classifier, device: torch.device | str) -> Classifier:
+    """Move a network to a device, in the memory order of `as_input`; return it."""
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 @torch.no_grad()  # not inference_mode: a strategy may train on the outputs

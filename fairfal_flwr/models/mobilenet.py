@@ -5,9 +5,12 @@ MobileNetV2: Inverted Residuals and Linear Bottlenecks
     CVPR 2018.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from fairfal_flwr.models.classifier import Classifier, require_side
+from fairfal_flwr.models.stages import MIN_SIDE, pooled_classifier, stage
 
 __all__ = ["mobilenet"]
 
@@ -23,7 +26,6 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-MIN_SIDE = 9
 
 
 class InvertedResidual(nn.Module):
@@ -94,10 +96,9 @@ def mobilenet(
     require_side(image_size, MIN_SIDE)
     layers = _unit(in_channels, STEM_WIDTH, 3)
     width = STEM_WIDTH
-    for expansion, channels, count, first_stride in STAGES:
-        for index in range(count):
-            stride = first_stride if index == 0 else 1
-            layers.append(InvertedResidual(width, channels, stride, expansion))
-            width = channels
-    layers += [*_unit(width, LAST_WIDTH, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return Classifier(nn.Sequential(*layers), nn.Linear(LAST_WIDTH, num_classes))
+    for expansion, channels, count, stride in STAGES:
+        block = partial(InvertedResidual, expansion=expansion)
+        layers += stage(block, width, channels, count, stride)
+        width = channels
+    layers += _unit(width, LAST_WIDTH, 1)
+    return pooled_classifier(layers, LAST_WIDTH, num_classes)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from fairfal_flwr.models.classifier import Classifier, require_side
+from fairfal_flwr.models.stages import MIN_SIDE, pooled_classifier, stage
 
 __all__ = ["resnet10", "resnet18"]
 
-STAGE_WIDTHS = (64, 128, 256, 512)
-MIN_SIDE = 9
+STEM_WIDTH = 64
+STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, stride of the first block
 
 
 class BasicBlock(nn.Module):
@@ -60,16 +61,12 @@ def _resnet(
     num_classes: int,
 ) -> Classifier:
     require_side(image_size, MIN_SIDE)
-    width = STAGE_WIDTHS[0]
-    stem = [_conv3x3(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
-    blocks = []
-    for stage, out_channels in enumerate(STAGE_WIDTHS):
-        for index in range(blocks_per_stage):
-            stride = 2 if stage and not index else 1
-            blocks.append(BasicBlock(width, out_channels, stride))
-            width = out_channels
-    backbone = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Classifier(backbone, nn.Linear(width, num_classes))
+    width = STEM_WIDTH
+    layers = [_conv3x3(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
+    for channels, stride in STAGES:
+        layers += stage(BasicBlock, width, channels, blocks_per_stage, stride)
+        width = channels
+    return pooled_classifier(layers, width, num_classes)
 
 
 def resnet10(

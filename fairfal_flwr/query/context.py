@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from types import MappingProxyType
+from typing import Literal, Protocol, Self, TypedDict, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+
+from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 
 __all__ = ["Model", "Network", "Outputs", "QueryContext", "Selection", "Split"]
 
 Model = Literal["global", "local", "local-last", "finetuned", "distilled"]
 Split = Literal["pool", "labeled"]
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Network(Protocol):
@@ -67,6 +71,17 @@ class Outputs:
         return len(self.probs)
 
 
+class Extras(TypedDict, total=False):
+    """What a `QueryContext` may be given beside outputs, labels and sizes."""
+
+    global_imbalance: float | None
+    generator: Generator | None
+    load_network: Callable[[Model], Network] | None
+    load_inputs: Callable[[Split], Tensor] | None
+    memory: Mapping[str, Tensor]
+    adaptive: AdaptiveRule
+
+
 class QueryContext:
     """Everything a strategy may look at.
 
@@ -84,19 +99,18 @@ class QueryContext:
     num_classes : int
         Number of classes C.
     global_imbalance : float, optional
-        The campaign's mean imbalance, in (0, 1] (METHOD: gamma bar).
+        The campaign's mean imbalance, in (0, 1] (method §3.3).
     generator : torch.Generator, optional
         The only source of randomness; a CPU generator seeded with 0 by default.
     load_network : Callable[[Model], Network], optional
         Returns a model's network, for strategies that need its weights or gradients.
     load_inputs : Callable[[Split], Tensor], optional
         Returns a split as the networks take it, float32, normalized.
-    prediction_changes : Tensor, shape (N,), int64, optional
-        How often the local model's prediction for each pool sample changed between the
-        local epochs of the last round it trained in (CHASe).
-    dormant : Tensor, shape (N,), bool, optional
-        The pool samples that an earlier `Selection.dormant` put to sleep (CHASe); none
-        by default.
+    memory : Mapping[str, Tensor], each of shape (N,), int64
+        What is remembered of the pool samples, by name: what the strategy's watches saw
+        in the last round of local training, and its last `Selection.memory`.
+    adaptive : AdaptiveRule
+        How an adaptive choice of the model is made; FairFAL's by default.
 
     Raises
     ------
@@ -112,11 +126,11 @@ class QueryContext:
         pool_size: int,
         num_classes: int,
         global_imbalance: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
         load_network: Callable[[Model], Network] | None = None,
         load_inputs: Callable[[Split], Tensor] | None = None,
-        prediction_changes: Tensor | None = None,
-        dormant: Tensor | None = None,
+        memory: Mapping[str, Tensor] = NOTHING,
+        adaptive: AdaptiveRule = AdaptiveRule(),  # noqa: B008 (frozen)
     ) -> None:
         _check_tensor("labels", labels, torch.int64, "M")
         lowest, highest = map(int, labels.aminmax()) if len(labels) else (0, 0)
@@ -124,12 +138,8 @@ class QueryContext:
             raise ValueError(
                 f"Expected labels in [0, {num_classes}), got {lowest} to {highest}."
             )
-        if prediction_changes is not None:
-            _check_tensor(
-                "prediction_changes", prediction_changes, torch.int64, "N", pool_size
-            )
-        if dormant is not None:
-            _check_tensor("dormant", dormant, torch.bool, "N", pool_size)
+        for name, values in memory.items():
+            _check_tensor(f"memory {name!r}", values, torch.int64, "N", pool_size)
         self._compute_outputs = compute_outputs
         self._load_network = load_network
         self._load_inputs = load_inputs
@@ -140,9 +150,9 @@ class QueryContext:
         self.pool_size = pool_size
         self.num_classes = num_classes
         self.global_imbalance = global_imbalance
-        self.generator = generator or torch.Generator().manual_seed(0)
-        self.prediction_changes = prediction_changes
-        self.dormant = dormant
+        self.generator = generator or Generator().manual_seed(0)
+        self.memory = memory
+        self.adaptive = adaptive
 
     @classmethod
     def from_outputs(
@@ -151,12 +161,7 @@ class QueryContext:
         *,
         labels: Tensor,
         num_classes: int,
-        global_imbalance: float | None = None,
-        generator: torch.Generator | None = None,
-        load_network: Callable[[Model], Network] | None = None,
-        load_inputs: Callable[[Split], Tensor] | None = None,
-        prediction_changes: Tensor | None = None,
-        dormant: Tensor | None = None,
+        **extras: Unpack[Extras],
     ) -> Self:
         """Build a context from arrays that are already there.
 
@@ -165,8 +170,8 @@ class QueryContext:
         outputs : Mapping[tuple[Model, Split], Outputs]
             Keyed by model and split, such as ``("global", "pool")``. At least one
             ``"pool"`` entry; a strategy that asks for a missing one gets a `KeyError`.
-        labels, num_classes, ...
-            As for the class; most strategies need none of the last four.
+        labels, num_classes, **extras
+            As for the class; most strategies need no more than these two.
 
         Raises
         ------
@@ -198,12 +203,7 @@ class QueryContext:
             labels=labels,
             pool_size=pool_sizes.pop(),
             num_classes=num_classes,
-            global_imbalance=global_imbalance,
-            generator=generator,
-            load_network=load_network,
-            load_inputs=load_inputs,
-            prediction_changes=prediction_changes,
-            dormant=dormant,
+            **extras,
         )
 
     def outputs(self, model: Model, split: Split) -> Outputs:
@@ -232,19 +232,14 @@ class QueryContext:
         ValueError
             If the context was built without `load_network`.
         """
+        if self._load_network is None:
+            raise ValueError(
+                f"This strategy needs the {model} network itself, not only its "
+                "outputs: give the context `load_network`."
+            )
         if model not in self._networks:
-            if self._load_network is None:
-                raise ValueError(
-                    f"This strategy needs the {model} network itself, not only its "
-                    "outputs: give the context `load_network`."
-                )
             self._networks[model] = self._load_network(model)
         return self._networks[model]
-
-    def require_labels(self, strategy: str) -> None:
-        """Raise a `ValueError` that names the strategy if no sample is labeled."""
-        if not len(self.labels):
-            raise ValueError(f"{strategy} needs at least one labeled sample.")
 
     def inputs(self, split: Split) -> Tensor:
         """Return a split as the networks take it: float32, first dimension N or M.
@@ -254,14 +249,34 @@ class QueryContext:
         ValueError
             If the context was built without `load_inputs`.
         """
+        if self._load_inputs is None:
+            raise ValueError(
+                f"This strategy needs the inputs of the {split} samples, not only "
+                "their outputs: give the context `load_inputs`."
+            )
         if split not in self._inputs:
-            if self._load_inputs is None:
-                raise ValueError(
-                    f"This strategy needs the inputs of the {split} samples, not only "
-                    "their outputs: give the context `load_inputs`."
-                )
             self._inputs[split] = self._load_inputs(split)
         return self._inputs[split]
+
+    def remembered(self, name: str) -> Tensor:
+        """Return what is remembered of each pool sample, shape (N,), int64.
+
+        Raises
+        ------
+        ValueError
+            If the context was built without it.
+        """
+        if name not in self.memory:
+            raise ValueError(
+                f"This strategy needs what is remembered as {name!r} of each sample of "
+                "the pool: give it to the context in `memory`."
+            )
+        return self.memory[name]
+
+    def require_labels(self, strategy: str) -> None:
+        """Raise a `ValueError` that names the strategy if no sample is labeled."""
+        if not len(self.labels):
+            raise ValueError(f"{strategy} needs at least one labeled sample.")
 
 
 def _check_tensor(
@@ -289,12 +304,15 @@ class Selection:
     notes : Mapping[str, float]
         Scalars for the client's own record; they never leave it unless named in a
         message.
-    dormant : Tensor, shape (N,), bool, optional
-        The pool samples to hand back as `QueryContext.dormant` next time, chosen ones
-        left out; None from a strategy without such a memory.
+    scores : Tensor, shape (budget,), float, optional
+        Why each was chosen, where the strategy goes by a score: larger is more wanted.
+        Those of one selection compare; those of two strategies do not.
+    memory : Mapping[str, Tensor], each of shape (N,), int64
+        By name, what to hand back as `QueryContext.memory` at the next query.
     """
 
     positions: Tensor
     suggestions: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
-    dormant: Tensor | None = None
+    scores: Tensor | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["MeanOuterProducts", "OuterProducts", "Points", "gradient_embedding"]
+from fairfal_flwr.query.context import Outputs
+
+__all__ = [
+    "MeanOuterProducts",
+    "OuterProducts",
+    "Points",
+    "gradient_embedding",
+    "hypothetical_gradients",
+    "squared_distances_from",
+]
 
 
 class Points(Protocol):
@@ -105,7 +114,7 @@ class MeanOuterProducts:
 def gradient_embedding(
     probs: Tensor, features: Tensor, classes: Tensor
 ) -> OuterProducts:
-    """Return (onehot(y) − p) ⊗ h (METHOD §5.3), factored.
+    """Return (onehot(y) − p) ⊗ h (method §5.3), factored.
 
     Parameters
     ----------
@@ -118,3 +127,36 @@ def gradient_embedding(
     """
     residuals = one_hot(classes, probs.shape[1]).to(probs.dtype) - probs
     return OuterProducts(residuals, features)
+
+
+def hypothetical_gradients(outputs: Outputs) -> OuterProducts:
+    """Return (onehot(ŷ) − p) ⊗ h with ŷ = argmax p (BADGE, section 3), factored.
+
+    Its sign is opposite to the gradient's, which no distance sees.
+    """
+    predicted = outputs.probs.argmax(dim=1)
+    return gradient_embedding(outputs.probs, outputs.features, predicted)
+
+
+def squared_distances_from(
+    points: Points, position: Tensor, squared_norms: Tensor
+) -> Tensor:
+    """Return |x − y|² = |x|² + |y|² − 2 x·y for each point x and one of them, y.
+
+    Parameters
+    ----------
+    points : Points
+        N points.
+    position : Tensor, shape (), int64
+        Which of them is y.
+    squared_norms : Tensor, shape (N,)
+        Of the points; whoever asks for many distances computes them once.
+
+    Returns
+    -------
+    Tensor, shape (N,)
+        At least 0.
+    """
+    inner = points.inner_products(points[position[None]])[:, 0]
+    norms = squared_norms + squared_norms[position]
+    return (norms - 2 * inner).clamp_(min=0)

@@ -14,11 +14,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 from fairfal_flwr.query.context import Model, QueryContext
 
 __all__ = [
     "ADAPTIVE",
     "Adaptive",
+    "AdaptiveRule",
     "ModelChoice",
     "ModelOption",
     "adaptive_model",
@@ -45,21 +47,16 @@ class ModelChoice:
     model : {"global", "local", "local-last", "finetuned", "distilled"}
         The model.
     notes : Mapping[str, float]
-        For `Selection.notes`: `global-query` is 1 for the global model; an adaptive
-        choice adds `divergence` and `score`.
+        For `Selection.notes`: what an adaptive choice went by, `divergence` and
+        `score`, and `global-query`, 1 where it fell on the global model. A model that
+        was fixed beforehand leaves no note.
     """
 
     model: Model
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
-def choose_model(
-    context: QueryContext,
-    option: ModelOption,
-    *,
-    threshold: float = 0.75,
-    balance_seed: int = 42,
-) -> ModelChoice:
+def choose_model(context: QueryContext, option: ModelOption) -> ModelChoice:
     """Return the model that the option of a strategy names.
 
     Parameters
@@ -69,12 +66,10 @@ def choose_model(
     option : str
         A model; ``"adaptive"``; or ``"adaptive-reversed"``, the one of the two that the
         rule does not choose, which is the paper's ablation of it.
-    threshold, balance_seed
-        See `adaptive_model`.
     """
     if option != "adaptive" and option != "adaptive-reversed":
-        return ModelChoice(option, {"global-query": float(option == "global")})
-    choice = adaptive_model(context, threshold=threshold, balance_seed=balance_seed)
+        return ModelChoice(option)
+    choice = adaptive_model(context)
     if option == "adaptive":
         return choice
     other: Model = "local" if choice.model == "global" else "global"
@@ -96,19 +91,14 @@ def models_of(option: ModelOption) -> tuple[Model, ...]:
     return (option,)
 
 
-def adaptive_model(
-    context: QueryContext, *, threshold: float = 0.75, balance_seed: int = 42
-) -> ModelChoice:
-    """Choose the global model where s_k exceeds δ, else the local one (METHOD §3).
+def adaptive_model(context: QueryContext) -> ModelChoice:
+    """Choose the global model where s_k exceeds δ, else the local one (method §3).
 
     Parameters
     ----------
     context : QueryContext
-        Needs `global_imbalance`, labels, and outputs of the global and the local model.
-    threshold : float, default 0.75
-        δ.
-    balance_seed : int, default 42
-        Seed of the balanced subset.
+        Needs `global_imbalance`, labels, and outputs of the global and the local model;
+        `adaptive` holds δ and the seed of the balanced subset.
 
     Raises
     ------
@@ -123,13 +113,16 @@ def adaptive_model(
         raise ValueError(
             "The adaptive choice of the model needs at least one labeled sample."
         )
-    counts = balanced_counts(context.labels, context.num_classes, seed=balance_seed)
+    rule = context.adaptive
+    counts = balanced_counts(
+        context.labels, context.num_classes, seed=rule.balance_seed
+    )
     d = divergence(
         balanced_mean(context.outputs("global", "labeled").probs, counts),
         balanced_mean(context.outputs("local", "labeled").probs, counts),
     )
     score = global_model_score(d, context.global_imbalance)
-    model: Model = "global" if score > threshold else "local"
+    model: Model = "global" if score > rule.threshold else "local"
     notes = {"divergence": d, "score": score, "global-query": float(model == "global")}
     return ModelChoice(model, notes)
 
@@ -172,7 +165,7 @@ def balanced_counts(labels: Tensor, num_classes: int, *, seed: int) -> Tensor:
 
 
 def balanced_mean(probs: Tensor, counts: Tensor) -> Tensor:
-    """Return π, the mean softmax over the balanced subset (METHOD §3).
+    """Return π, the mean softmax over the balanced subset (method §3).
 
     π = Σ_i n_i p_i / Σ_i n_i, so that repeated samples cost no second forward pass.
 
@@ -193,7 +186,7 @@ def balanced_mean(probs: Tensor, counts: Tensor) -> Tensor:
 
 
 def imbalance(mean_probs: Tensor, labels: Tensor) -> float:
-    """Return γ_k = min_{c∈C⁺} π_g[c] / max_{c∈C⁺} π_g[c] (METHOD §3).
+    """Return γ_k = min_{c∈C⁺} π_g[c] / max_{c∈C⁺} π_g[c] (method §3).
 
     Parameters
     ----------
@@ -217,7 +210,7 @@ def imbalance(mean_probs: Tensor, labels: Tensor) -> float:
 
 
 def divergence(global_mean: Tensor, local_mean: Tensor) -> float:
-    """Return d_k = (1/C) Σ_c |π_g[c] − π_l[c]| / (π_g[c] + π_l[c]) (METHOD §3).
+    """Return d_k = (1/C) Σ_c |π_g[c] − π_l[c]| / (π_g[c] + π_l[c]) (method §3).
 
     Parameters
     ----------
@@ -241,7 +234,7 @@ def divergence(global_mean: Tensor, local_mean: Tensor) -> float:
 
 
 def global_model_score(divergence: float, global_imbalance: float) -> float:
-    """Return s_k = 1 − (d_k + γ̄) / 2 (METHOD §3).
+    """Return s_k = 1 − (d_k + γ̄) / 2 (method §3).
 
     Parameters
     ----------

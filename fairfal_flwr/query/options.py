@@ -7,12 +7,16 @@ documentation are generated from here.
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["Option", "Range", "options_of"]
+__all__ = ["Flavor", "Option", "Quirks", "Range", "check_options", "options_of"]
+
+# Words that more than one strategy takes.
+Flavor = Literal["entropy", "badge"]
+Quirks = Literal["faithful", "corrected"]
 
 _KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
@@ -87,7 +91,7 @@ class Option:
     def takes(self) -> str:
         """What values it takes, in words."""
         if self.words:
-            return ", ".join(self.words)
+            return ", ".join(map(str, self.words))
         return f"{_KINDS.get(self.kind, self.kind.__name__)} {self.range}".rstrip()
 
     def check(self, value: Any) -> None:
@@ -137,6 +141,22 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not parameter.empty
     }
+
+
+def check_options(known: Mapping[str, Option], values: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for a value that an option does not take, or for no option.
+
+    Parameters
+    ----------
+    known : Mapping[str, Option]
+        From `options_of`.
+    values : Mapping[str, Any]
+        By name; what is missing keeps its default.
+    """
+    if unknown := sorted(values.keys() - known.keys()):
+        raise ValueError(f"Unknown options {unknown}; known: {list(known)}.")
+    for name, value in values.items():
+        known[name].check(value)
 
 
 def _option(parameter: inspect.Parameter, hint: Any, meaning: str) -> Option:

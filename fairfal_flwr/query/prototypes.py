@@ -1,4 +1,4 @@
-"""Prototype-guided pseudo-labels (METHOD §4)."""
+"""Prototype-guided pseudo-labels (method §4)."""
 
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
@@ -9,7 +9,7 @@ __all__ = ["class_prototypes", "pseudo_labels"]
 def class_prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return μ_c, the normalized mean of the ℓ2-normalized features of class c.
 
-    μ_c = m_c / |m_c| with m_c = mean_{i: y_i = c} z(x_i), z = h / |h| (METHOD §4).
+    μ_c = m_c / |m_c| with m_c = mean_{i: y_i = c} z(x_i), z = h / |h| (method §4).
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def class_prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tens
 
 
 def pseudo_labels(features: Tensor, prototypes: Tensor, present: Tensor) -> Tensor:
-    """Return argmax_c ⟨z(x), μ_c⟩ over the classes present (METHOD §4).
+    """Return argmax_c ⟨z(x), μ_c⟩ over the classes present (method §4).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a budget is divided among classes (METHOD §5.1)."""
+"""How a budget is divided among classes (method §5.1)."""
 
 import torch
 from torch import Tensor

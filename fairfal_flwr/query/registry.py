@@ -2,25 +2,22 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, NamedTuple
 
 import torch
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
+from fairfal_flwr.query.memory import Watch
 from fairfal_flwr.query.model_choice import ADAPTIVE, ModelOption, models_of
+from fairfal_flwr.query.options import Option, check_options, options_of
 
 __all__ = ["STRATEGIES", "Requirements", "Strategy", "resolve", "select", "strategy"]
 
 SelectFunction = Callable[..., Selection]
+Memories = Mapping[str, Callable[[int], Watch] | None]
 
 
 class Requirements(NamedTuple):
@@ -40,29 +37,20 @@ class Strategy:
         ``(context, budget, **options) -> Selection`` for 1 <= budget < pool size.
     require : callable
         ``(**options) -> Requirements``, called with every option of the function.
-    needs_changes : bool, default False
-        Whether it reads `QueryContext.prediction_changes`.
+    remembers : Mapping[str, callable or None]
+        Names of what it remembers of each sample. A `Watch`, built from the number of
+        samples, is fed while the client trains; None is what the strategy itself
+        returns in `Selection.memory`.
     """
 
     function: SelectFunction
     require: Callable[..., Requirements]
-    needs_changes: bool = False
+    remembers: Memories = field(default_factory=dict)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keyword options of the function, with their defaults."""
-        parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return {parameter.name: parameter.default for parameter in parameters}
-
-    def choices(self, option: str) -> tuple[Any, ...]:
-        """Return the values that an option's annotation lists; none if it lists none.
-
-        Examples
-        --------
-        >>> resolve("random").choices("model")
-        ()
-        """
-        return _words(get_type_hints(self.function).get(option))
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """The keyword options of the function, in the order declared."""
+        return options_of(self.function)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -83,18 +71,8 @@ class Strategy:
             `models`: those it may ask the context for; none means it needs no weights.
             `needs_imbalance`: whether it reads `QueryContext.global_imbalance`.
         """
-        return self.require(**{**self.options, **options})
-
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` for a word that an option does not know.
-
-        Numbers are the strategy's own to check.
-        """
-        hints = get_type_hints(self.function)
-        for name, value in options.items():
-            words = _words(hints.get(name))
-            if words and value not in words:
-                raise ValueError(f"Expected {name} in {words}, got {value!r}.")
+        defaults = {name: option.default for name, option in self.options.items()}
+        return self.require(**{**defaults, **options})
 
 
 STRATEGIES: dict[str, Strategy] = {}
@@ -105,7 +83,7 @@ def strategy(
     *,
     models: tuple[Model, ...] | Callable[..., tuple[Model, ...]] | None = None,
     needs_imbalance: bool | Callable[..., bool] | None = None,
-    needs_changes: bool = False,
+    remembers: Memories | None = None,
 ) -> Callable[[SelectFunction], SelectFunction]:
     """Register the decorated function as a query strategy.
 
@@ -120,14 +98,14 @@ def strategy(
     needs_imbalance : bool or callable, optional
         Whether it reads the mean imbalance, or a function of its options. By default
         it does where that option is an adaptive choice.
-    needs_changes : bool, default False
-        Whether it reads `QueryContext.prediction_changes`.
+    remembers : Mapping[str, callable or None], optional
+        What it remembers of each sample; see `Strategy`.
     """
 
     def register(function: SelectFunction) -> SelectFunction:
         assert name not in STRATEGIES, f"two strategies are named {name}"
         require = _requirement(models, needs_imbalance)
-        STRATEGIES[name] = Strategy(function, require, needs_changes)
+        STRATEGIES[name] = Strategy(function, require, remembers or {})
         return function
 
     return register
@@ -149,13 +127,6 @@ def _requirement(
         )
 
     return require
-
-
-def _words(hint: Any) -> tuple[Any, ...]:
-    """Return what a `Literal`, or a union of them, allows; () for other types."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(word for part in get_args(hint) for word in _words(part))
 
 
 def _by_model_option(model: ModelOption | None) -> Requirements:
@@ -194,14 +165,14 @@ def resolve(name: str) -> Strategy:
     try:
         function = getattr(import_module(module), attribute)
         inspect.signature(function).bind(None, 1)
+        options = options_of(function)
     except Exception as error:  # a module of the user's may fail in any way
         reason = " ".join(str(error).split())
         raise ValueError(
             f"Cannot use {name!r} as a strategy: {type(error).__name__}: {reason}."
         ) from error
     registered = (own for own in STRATEGIES.values() if own.function is function)
-    has_option = "model" in inspect.signature(function).parameters
-    models: tuple[Model, ...] | None = None if has_option else ("global",)
+    models: tuple[Model, ...] | None = None if "model" in options else ("global",)
     return next(registered, Strategy(function, _requirement(models, None)))
 
 
@@ -230,8 +201,8 @@ def select(
     Raises
     ------
     ValueError
-        If the strategy, an option or a word for one is unknown, or the budget is
-        negative.
+        If the strategy or an option is unknown, an option does not take its value, or
+        the budget is negative.
 
     Examples
     --------
@@ -246,22 +217,25 @@ def select(
     chosen = resolve(strategy)
     if budget < 0:
         raise ValueError(f"Expected a budget >= 0, got {budget}.")
-    allowed = list(chosen.options)
-    if unknown := sorted(set(options) - set(allowed)):
-        raise ValueError(
-            f"Unknown options {unknown} of {strategy!r}; known: {allowed}."
-        )
-    chosen.check(options)
+    check_options(chosen.options, options)
     if budget == 0 or budget >= context.pool_size:
         return Selection(torch.arange(min(budget, context.pool_size)))
     selection = chosen.function(context, budget, **options)
     _check(selection, budget, context.pool_size)
+    own = {name for name, watch in chosen.remembers.items() if watch is None}
+    assert selection.memory.keys() <= own, "a strategy must declare what it remembers"
     return selection
 
 
 def _check(selection: Selection, budget: int, pool_size: int) -> None:
-    positions = selection.positions
+    positions, scores = selection.positions, selection.scores
     assert positions.shape == (budget,), "a strategy must fill the budget"
     assert positions.dtype == torch.int64
     assert 0 <= int(positions.min()) <= int(positions.max()) < pool_size
     assert positions.bincount().max() == 1, "a strategy must not repeat a sample"
+    if scores is not None:
+        assert scores.shape == (budget,), "a score for each chosen sample, or none"
+        assert scores.is_floating_point()
+    for values in selection.memory.values():
+        assert values.shape == (pool_size,), "a memory is of every pool sample"
+        assert values.dtype == torch.int64

@@ -1,9 +1,13 @@
 """From scores to positions: the selectors that strategies share."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-__all__ = ["fill_up", "rank_within", "top"]
+from fairfal_flwr.query.context import Selection
+
+__all__ = ["fill_up", "rank_within", "take_top", "top"]
 
 
 def top(scores: Tensor, budget: int) -> Tensor:
@@ -27,6 +31,20 @@ def top(scores: Tensor, budget: int) -> Tensor:
     tensor([1, 0])
     """
     return scores.argsort(descending=True, stable=True)[:budget]
+
+
+def take_top(
+    scores: Tensor, budget: int, *, notes: Mapping[str, float] | None = None
+) -> Selection:
+    """Select what `top` returns, with the scores for a reason.
+
+    Examples
+    --------
+    >>> take_top(torch.tensor([0.5, 0.9, 0.5]), 2).scores
+    tensor([0.9000, 0.5000])
+    """
+    positions = top(scores, budget)
+    return Selection(positions, scores=scores[positions], notes=notes or {})
 
 
 def fill_up(chosen: Tensor, ranking: Tensor, budget: int) -> Tensor:

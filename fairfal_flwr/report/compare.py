@@ -1,17 +1,17 @@
 """Strategies side by side, from the summaries of their runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.report.learning_curve import MEASURES, column
+from fairfal_flwr.report.learning_curve import MEASURES, Measure, column
+from fairfal_flwr.runs.rows import Summary
 
 __all__ = ["comparison"]
 
-Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
+Summaries = Mapping[str, Sequence[Summary]]
 
 
 def comparison(groups: Summaries) -> str:
@@ -23,7 +23,7 @@ def comparison(groups: Summaries) -> str:
 
     Parameters
     ----------
-    groups : Mapping[str, Sequence[Mapping]]
+    groups : Mapping[str, Sequence[Summary]]
         From `read_summaries`: the runs of each strategy.
 
     Raises
@@ -32,7 +32,9 @@ def comparison(groups: Summaries) -> str:
         If the runs label different shares of the images.
     """
     shares = {
-        tuple(column(run, "label_fraction")) for runs in groups.values() for run in runs
+        tuple(row.label_fraction for row in run.cycles)
+        for runs in groups.values()
+        for run in runs
     }
     if len(shares) != 1:
         raise UserError(
@@ -41,7 +43,7 @@ def comparison(groups: Summaries) -> str:
         )
     head = [f"{share:.0%}" for share in shares.pop()]
     lines = []
-    for measure, title in MEASURES.items():
+    for title, measure in MEASURES.items():
         lines += [f"| {title} at | runs | {' | '.join(head)} |"]
         lines += ["|---" * (len(head) + 2) + "|"]
         for name, runs in sorted(groups.items()):
@@ -61,16 +63,14 @@ def _cells(values: NDArray[np.float64]) -> list[str]:
     return ["-" if np.isnan(m) else c for m, c in zip(means, cells, strict=True)]
 
 
-def _paired_lines(groups: Summaries, measure: str) -> list[str]:
-    control = {
-        run["seed"]: column(run, measure)[-1] for run in groups.get("random", [])
-    }
+def _paired_lines(groups: Summaries, measure: Measure) -> list[str]:
+    control = {run.seed: column(run, measure)[-1] for run in groups.get("random", [])}
     lines = []
     for name, runs in sorted(groups.items()):
         differences = [
-            100 * (column(run, measure)[-1] - control[run["seed"]])
+            100 * (column(run, measure)[-1] - control[run.seed])
             for run in runs
-            if run["seed"] in control
+            if run.seed in control
         ]
         gains = [gain for gain in differences if not np.isnan(gain)]
         if name != "random" and gains:

@@ -1,48 +1,48 @@
 """Accuracy against labels, drawn from the summaries of runs."""
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.runs.reader import read_run
+from fairfal_flwr.runs.rows import CycleRow, Summary
 
-__all__ = ["column", "draw_learning_curve", "read_summaries"]
+__all__ = ["MEASURES", "Measure", "column", "draw_learning_curve", "read_summaries"]
 
-MEASURES = {"accuracy": "test accuracy", "rare_recall": "recall, rarest third"}
+Measure = Callable[[CycleRow], float]
+MEASURES: dict[str, Measure] = {
+    "test accuracy": lambda row: row.accuracy,
+    "recall, rarest third": lambda row: row.rare_recall,
+}
 
 
-def read_summaries(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+def read_summaries(folders: Iterable[Path]) -> dict[str, list[Summary]]:
     """Return the runs' summaries, grouped by query strategy.
 
     Parameters
     ----------
     folders : iterable of Path
-        Folders of results, each with a `summary.json`.
+        Folders of results, each with a summary.
 
     Raises
     ------
     UserError
         If a folder has none.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Summary]] = {}
     for folder in folders:
-        path = folder / "summary.json"
-        if not path.is_file():
-            raise UserError(
-                f"{folder} is no folder of results: it has no summary.json."
-            )
-        summary = json.loads(path.read_text())
-        groups.setdefault(summary["strategy"], []).append(summary)
+        summary = read_run(folder).summary
+        if summary is None:
+            raise UserError(f"{folder} has no summary yet: no cycle is finished.")
+        groups.setdefault(summary.strategy, []).append(summary)
     return groups
 
 
-def column(run: Mapping[str, Any], measure: str) -> list[float]:
+def column(run: Summary, measure: Measure) -> list[float]:
     """Return a measure of each cycle of a run; nan where it is not known."""
-    return [math.nan if (v := row[measure]) is None else v for row in run["cycles"]]
+    return [measure(row) for row in run.cycles]
 
 
 def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
@@ -61,8 +61,8 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, len(MEASURES), sharex=True)
     for strategy, runs in read_summaries(folders).items():
-        share = [100 * row["label_fraction"] for row in runs[0]["cycles"]]
-        for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
+        share = [100 * row.label_fraction for row in runs[0].cycles]
+        for axis, (title, measure) in zip(axes, MEASURES.items(), strict=True):
             values = 100 * np.array([column(run, measure) for run in runs])
             mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(runs) > 1)
             axis.plot(share, mean, marker="o", markersize=4, label=strategy)

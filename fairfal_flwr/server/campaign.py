@@ -1,46 +1,36 @@
-"""The campaign: annotate, train, evaluate, record, cycle by cycle (METHOD §1)."""
+"""The campaign: annotate, train, evaluate, record, cycle by cycle (method §1)."""
 
 import logging
-import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from time import perf_counter
-from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
-from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from fairfal_flwr.config import RunConfig, TrainConfig
+from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
-    EvaluateReply,
-    EvaluateRequest,
     ImbalanceReply,
     ImbalanceRequest,
     SelectReply,
     SelectRequest,
     StatusRequest,
-    TrainRequest,
-    Weights,
-    unpack_weights,
 )
-from fairfal_flwr.query.registry import resolve
-from fairfal_flwr.randomness import derive_seed, numpy_generator
-from fairfal_flwr.server.clients import Check, Clients
-from fairfal_flwr.server.evaluator import Evaluation, Evaluator
-from fairfal_flwr.server.privacy import (
-    adds_noise,
-    expect_replies,
-    keep_variances_positive,
-    privacy_report,
-    weigh_equally,
-)
-from fairfal_flwr.server.recorder import CycleRow, Recorder, RoundRow
-from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
-from fairfal_flwr.server.strategies import make_strategy, restart
+from fairfal_flwr.query.registry import Requirements, resolve
+from fairfal_flwr.randomness import derive_seed
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.server.clients import Clients
+from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
+from fairfal_flwr.server.federation import Federation
+from fairfal_flwr.server.recorder import Recorder
+from fairfal_flwr.server.replies import check_imbalance_reply, check_select_reply
+from fairfal_flwr.server.rows import cycle_row, round_row
+from fairfal_flwr.server.state import CampaignState
 
-__all__ = ["Campaign", "learning_rate"]
+__all__ = ["Campaign"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -54,6 +44,14 @@ class Campaign:
         The run's configuration.
     grid : Grid
         Flower's way to the nodes.
+    folder : Path, optional
+        Of the run to go on with; its name is that of the clients' ledgers. A new one
+        by default.
+
+    Attributes
+    ----------
+    state : CampaignState
+        Where the run stands.
 
     Raises
     ------
@@ -63,32 +61,23 @@ class Campaign:
         then.
     """
 
-    def __init__(self, config: RunConfig, grid: Grid) -> None:
+    def __init__(
+        self, config: RunConfig, grid: Grid, folder: Path | None = None
+    ) -> None:
         self.config = config
-        self.clients = Clients(grid, config.federation)
         self.evaluator = Evaluator(config)
-        self.statistics = self.evaluator.statistics()
-        self.strategy = make_strategy(config, self.statistics)
-        self.recorder = Recorder(config)
-        self.samples: dict[int, int] = {}  # Flower's node id -> images
-        self.labels: dict[int, int] = {}  # Flower's node id -> labels
-        self.mean_imbalance: float | None = None
-        self.weights: Weights = {}
-        self.last_aggregate: tuple[int, int] | None = None  # cycle and round
-        self.strategy_rounds = 0  # since the strategy started
-
-    @property
-    def num_samples(self) -> int:
-        """Images of all clients together."""
-        return sum(self.samples.values())
-
-    @property
-    def num_labels(self) -> int:
-        """Labels of all clients together."""
-        return sum(self.labels.values())
+        self.clients = Clients(grid, config.federation, self._tell)
+        self.federation = Federation(
+            config,
+            self.clients,
+            self.evaluator.buffers(),
+            self.evaluator.test_set.num_classes,
+        )
+        self.recorder = Recorder(config, folder)  # the first that writes
+        self.state = CampaignState()
 
     def run(self) -> None:
-        """Run every cycle; if that fails, leave the last aggregate behind.
+        """Go on from `state` to the end; what stops it leaves the last aggregate.
 
         Raises
         ------
@@ -97,300 +86,157 @@ class Campaign:
             few answer.
         """
         try:
-            self.meet_clients()
-            for cycle in range(1, self.config.campaign.num_cycles + 1):
-                self.run_cycle(cycle)
-        except Exception:
-            self.recorder.stop(self.weights, self.last_aggregate)
+            self.state = self.meet_clients(self.state)
+            while not self._is_over(self.state):
+                self.state = self.step(self.state)
+        except BaseException as error:  # somebody may also just end the process
+            self._stop(error)
             raise
-        self.recorder.finish()
+        self.recorder.finish(self.federation.privacy_report())
 
-    def meet_clients(self) -> None:
+    def step(self, state: CampaignState) -> CampaignState:
+        """Annotate where a cycle is to begin, else train and test one round."""
+        if state.cycle == 0 or state.round == self.config.campaign.num_rounds:
+            return self.annotate(state)
+        return self.run_round(state)
+
+    def meet_clients(self, state: CampaignState) -> CampaignState:
         """Learn which node is which client, and that each can read its images."""
         request = StatusRequest(campaign=self.recorder.name)
         statuses = self.clients.meet(request, self.config.num_clients)
-        self.samples = {node: status.num_samples for node, status in statuses.items()}
+        samples = {client: status.num_samples for client, status in statuses.items()}
         self.recorder.announce(
-            self.num_samples,
+            sum(samples.values()),
             num_gpus=sum(status.on_gpu for status in statuses.values()),
-            rare_classes=sorted(self.evaluator.rare_classes.tolist()),
+            rare=sorted(self.evaluator.rare_classes.tolist()),
         )
+        return replace(state, samples=samples)
 
-    def run_cycle(self, cycle: int) -> None:
-        """Annotate, train R rounds, evaluate, record."""
+    def annotate(self, state: CampaignState) -> CampaignState:
+        """Have every client choose and label samples; the first cycle is random."""
         started = perf_counter()
-        global_queries = self.annotate(cycle)
-        annotated = perf_counter()
-        if cycle == 1 or self.config.campaign.reset == "random":
-            self._start_afresh(cycle)
-        for round_number in range(1, self.config.campaign.num_rounds + 1):
-            evaluation = self.run_round(cycle, round_number)
-        assert evaluation is not None, "the last round of a cycle is evaluated"
-        row = CycleRow(
-            cycle=cycle,
-            labels=self.num_labels,
-            label_fraction=self.num_labels / self.num_samples,
-            accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
-            rare_recall=evaluation.rare_recall,
-            recalls=evaluation.recalls,
-            mean_imbalance=self.mean_imbalance,
-            global_queries=global_queries,
-            query_seconds=annotated - started,
-            train_seconds=perf_counter() - annotated,
-        )
-        self.recorder.record_cycle(row, self.weights)
-
-    def annotate(self, cycle: int) -> int | None:
-        """Have every client choose and label samples; the first cycle is random.
-
-        Returns
-        -------
-        int or None
-            Clients whose global model judged uncertainty; None where the strategy
-            makes no such choice.
-        """
+        cycle = state.cycle + 1
         name = "random" if cycle == 1 else self.config.query.strategy
-        options = self.config.strategy_options(name)
-        needs = resolve(name).requirements(options)
-        imbalances = {}
-        if needs.needs_imbalance and self.mean_imbalance is None:
-            imbalances = self.measure_imbalance()
-            self.mean_imbalance = mean(imbalances.values())
-            log.info("mean imbalance of the global model: %.3f", self.mean_imbalance)
-        request = SelectRequest(
+        self.recorder.event(EventKind.QUERY_STARTED, cycle=cycle, strategy=name)
+        needs = resolve(name).requirements(self.config.strategy_options(name))
+        imbalances: dict[int, float] = {}
+        if needs.needs_imbalance and state.mean_imbalance is None:
+            imbalances = self.measure_imbalance(cycle, state)
+            state = replace(state, mean_imbalance=mean(imbalances.values()))
+            log.info("mean imbalance of the global model: %.3f", state.mean_imbalance)
+        replies = self.clients.ask(
+            self._select_request(cycle, name, needs, state),
+            SelectReply,
+            lambda content, client: check_select_reply(content, state.samples[client]),
+        )
+        self.recorder.record_queries(cycle, name, replies, imbalances)
+        return replace(
+            self._with_model_for(cycle, state),
+            cycle=cycle,
+            round=0,
+            labels=_labels(replies),
+            global_queries=_global_queries(replies),
+            query_seconds=perf_counter() - started,
+            train_seconds=0.0,
+        )
+
+    def measure_imbalance(self, cycle: int, state: CampaignState) -> dict[int, float]:
+        """Return γ_k by client; their mean is kept for the whole campaign."""
+        request = ImbalanceRequest(
+            campaign=self.recorder.name, cycle=cycle, weights=state.weights
+        )
+        replies = self.clients.ask(
+            request, ImbalanceReply, lambda content, _: check_imbalance_reply(content)
+        )
+        return {client: reply.imbalance for client, reply in replies.items()}
+
+    def run_round(self, state: CampaignState) -> CampaignState:
+        """Train on the clients and aggregate; test and record where it is due."""
+        started = perf_counter()
+        campaign = self.config.campaign
+        number = state.round + 1
+        self.recorder.event(EventKind.ROUND_STARTED, cycle=state.cycle, round=number)
+        trained = self.federation.train(self.recorder.name, state)
+        state = replace(
+            state,
+            round=number,
+            weights=trained.weights,
+            last_aggregate=(state.cycle, number),
+            strategy_rounds=state.strategy_rounds + 1,
+        )
+        self.state = state  # what fails from here on does not lose the aggregate
+        is_last = number == campaign.num_rounds
+        due = is_last or number % campaign.evaluate_every == 0
+        evaluation, on_clients = self.evaluate(state) if due else (None, None)
+        seconds = perf_counter() - started
+        state = replace(state, train_seconds=state.train_seconds + seconds)
+        self.recorder.record_round(
+            round_row(state, trained, evaluation, on_clients, seconds)
+        )
+        if is_last:
+            assert evaluation is not None
+            row = cycle_row(state, evaluation)
+            privacy = self.federation.privacy_report()
+            self.recorder.record_cycle(row, state.weights, privacy)
+        return state
+
+    def evaluate(
+        self, state: CampaignState
+    ) -> tuple[Evaluation, ClientsEvaluation | None]:
+        """Test the global model here, and on the clients where that is asked for.
+
+        A server without test images takes what the clients say.
+        """
+        evaluation = self.evaluator.evaluate(state.weights)
+        replies = self.federation.evaluate(self.recorder.name, state)
+        on_clients = ClientsEvaluation.pooled(replies)
+        return evaluation or self.evaluator.from_clients(on_clients), on_clients
+
+    def _stop(self, error: BaseException) -> None:
+        """Leave behind what there is; an error is a failure, all else a stop."""
+        failed = isinstance(error, Exception)
+        self.recorder.stop(
+            self.state.weights,
+            self.state.last_aggregate,
+            self.federation.privacy_report(),
+            (str(error) or repr(error)) if failed else None,
+        )
+
+    def _tell(self, kind: EventKind, **facts: Any) -> None:
+        self.recorder.event(kind, **facts)
+
+    def _is_over(self, state: CampaignState) -> bool:
+        campaign = self.config.campaign
+        return (state.cycle, state.round) == (campaign.num_cycles, campaign.num_rounds)
+
+    def _select_request(
+        self, cycle: int, name: str, needs: Requirements, state: CampaignState
+    ) -> SelectRequest:
+        return SelectRequest(
             campaign=self.recorder.name,
             cycle=cycle,
             strategy=name,
-            global_imbalance=self.mean_imbalance if needs.needs_imbalance else None,
-            weights=self.weights if needs.models else None,
+            global_imbalance=state.mean_imbalance if needs.needs_imbalance else None,
+            weights=state.weights if needs.models else None,
         )
-        replies = self.clients.ask(request, SelectReply)
-        self.recorder.record_queries(cycle, name, replies, imbalances)
-        self.labels = {
-            self.clients.nodes[client]: reply.num_labeled
-            for client, reply in replies.items()
-        }
-        if not self.num_labels:
-            raise UserError("No client has a labeled image; there is nothing to train.")
-        choices = [r.global_query for r in replies.values() if r.global_query >= 0]
-        return sum(choices) if choices else None
 
-    def measure_imbalance(self) -> dict[int, float]:
-        """Return γ_k by client; their mean is kept for the whole campaign."""
-        request = ImbalanceRequest(campaign=self.recorder.name, weights=self.weights)
-        replies = self.clients.ask(request, ImbalanceReply)
-        return {client: reply.imbalance for client, reply in replies.items()}
-
-    def run_round(self, cycle: int, round_number: int) -> Evaluation | None:
-        """Train on the clients and aggregate; evaluate where it is due."""
-        started = perf_counter()
-        campaign = self.config.campaign
-        clients, loss = self._train(cycle, round_number)
-        is_last = round_number == campaign.num_rounds
-        due = is_last or round_number % campaign.evaluate_every == 0
-        evaluation = self.evaluator.evaluate(self.weights) if due else None
-        on_clients = self._evaluate_on_clients(cycle, round_number) if due else None
-        if due and evaluation is None:  # a server without test images
-            evaluation = self.evaluator.from_clients(on_clients)
-        row = RoundRow(
-            cycle=cycle,
-            round=round_number,
-            labels=self.num_labels,
-            clients=clients,
-            loss=loss,
-            accuracy=evaluation.accuracy if evaluation else None,
-            rare_recall=evaluation.rare_recall if evaluation else None,
-            client_accuracy=on_clients[0] if on_clients else None,
-            client_recalls=on_clients[1] if on_clients else None,
-            seconds=perf_counter() - started,
-        )
-        self.recorder.record_round(row)
-        return evaluation
-
-    def _start_afresh(self, cycle: int) -> None:
-        """Initialize the global model and the strategy's memory of the old one."""
+    def _with_model_for(self, cycle: int, state: CampaignState) -> CampaignState:
+        """Return the state with the model that a cycle's training starts from."""
+        if cycle > 1 and self.config.campaign.reset == "continue":
+            return state
+        self.federation.restart()
         seed = derive_seed(self.config.seed, "global-model", cycle)
-        self.weights = self.evaluator.new_weights(seed)
-        self.last_aggregate = None
-        self.strategy = restart(self.strategy, self.config, self.statistics)
-        self.strategy_rounds = 0
-
-    def _train(self, cycle: int, round_number: int) -> tuple[int, float]:
-        """Replace the weights by the aggregate; return the clients and mean loss."""
-        config = self.config
-        self.strategy_rounds += 1
-        arrays, scalars = TrainRequest(
-            campaign=self.recorder.name,
-            cycle=cycle,
-            round=round_number,
-            lr=learning_rate(
-                config.train, round_number - 1, config.campaign.num_rounds
-            ),
-            weights=self.weights,
-        ).records()
-        able = [node for node in self.clients.nodes.values() if self.labels[node]]
-        chosen = self._choose(
-            "train", able, config.federation.fraction_train, cycle, round_number
-        )
-        expect_replies(self.strategy, len(chosen))
-        messages = self.strategy.configure_train(
-            self.strategy_rounds, arrays, scalars, _grid_of(chosen)
-        )
-        replies = self.clients.ask_quorum(
-            messages,
-            self._train_check(arrays),
-            f"Cycle {cycle}, round {round_number}",
-        )
-        expect_replies(self.strategy, len(replies))
-        if adds_noise(config.privacy):
-            weigh_equally(replies)
-        aggregate, metrics = self.strategy.aggregate_train(
-            self.strategy_rounds, replies
-        )
-        assert aggregate is not None
-        assert metrics is not None
-        self.weights = self._accept(aggregate)
-        self.last_aggregate = cycle, round_number
-        self.recorder.privacy = privacy_report(self.strategy, config.privacy)
-        return len(replies), float(cast(float, metrics["loss"]))
-
-    def _train_check(self, sent: ArrayRecord) -> Check:
-        has_variate = self.config.federation.strategy == "scaffold"
-        trained = [name for name in sent if name not in self.statistics]
-
-        def check(reply: Message) -> None:
-            check_train_reply(
-                reply.content,
-                sent,
-                self.samples[reply.metadata.src_node_id],
-                variate=trained if has_variate else (),
-                norm_bit=self.config.privacy.mechanism == "client-adaptive",
-            )
-
-        return check
-
-    def _accept(self, aggregate: ArrayRecord) -> Weights:
-        """Return the aggregate with the types that the weights have.
-
-        Raises
-        ------
-        UserError
-            If it is not finite: the strategy's steps were too large.
-        """
-        new = {
-            name: value.to(self.weights[name].dtype)
-            for name, value in unpack_weights(aggregate).items()
-        }
-        if self.config.privacy.mechanism != "none":
-            new = keep_variances_positive(new, self.weights)
-        for name, value in new.items():
-            if not value.isfinite().all():
-                raise UserError(
-                    f"The aggregate of {self.config.federation.strategy} holds NaN or "
-                    f"Inf in {name}; lower the learning rates under `federation` or "
-                    "`train.lr`."
-                )
-        return self.weights | new
-
-    def _evaluate_on_clients(
-        self, cycle: int, round_number: int
-    ) -> tuple[float, tuple[float, ...]] | None:
-        """Return accuracy and recall per class over the clients' test shards.
-
-        None where that is not asked for, or no client that answered has test images.
-        """
-        fraction = self.config.federation.fraction_evaluate
-        if not fraction:
-            return None
-        arrays, scalars = EvaluateRequest(
-            campaign=self.recorder.name, weights=self.weights
-        ).records()
-        nodes = list(self.clients.nodes.values())
-        chosen = self._choose("evaluate", nodes, fraction, cycle, round_number)
-        messages = self.strategy.configure_evaluate(
-            self.strategy_rounds, arrays, scalars, _grid_of(chosen)
-        )
-        num_classes = self.evaluator.test_set.num_classes
-        good, problems = self.clients.send(
-            list(messages),
-            lambda reply: check_evaluate_reply(reply.content, num_classes),
-        )
-        for problem in problems:
-            log.warning("left out of the clients' evaluation: %s", problem)
-        return pooled_recalls(
-            [EvaluateReply.from_content(reply.content) for reply in good.values()]
-        )
-
-    def _choose(
-        self,
-        purpose: str,
-        nodes: list[int],
-        fraction: float,
-        cycle: int,
-        round_number: int,
-    ) -> list[int]:
-        """Return the nodes that take part in a round, by our own seeded draw."""
-        count = max(1, round(fraction * len(nodes)))
-        generator = numpy_generator(
-            self.config.seed, f"{purpose}-clients", cycle, round_number
-        )
-        rows = sorted(generator.permutation(len(nodes))[:count].tolist())
-        return [nodes[row] for row in rows]
+        weights = self.evaluator.new_weights(seed)
+        return replace(state, weights=weights, last_aggregate=None, strategy_rounds=0)
 
 
-def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
-    """Return the learning rate of a round: lr, then lr · decay (METHOD §2).
-
-    Parameters
-    ----------
-    train : TrainConfig
-        `lr`, `lr_decay` and `lr_decay_at`.
-    round_index : int
-        Counted from 0; the decay applies once it exceeds ⌊lr_decay_at · num_rounds⌋.
-    num_rounds : int
-        Rounds of the training phase.
-
-    Examples
-    --------
-    >>> rates = [learning_rate(TrainConfig(), index, 100) for index in (75, 76)]
-    >>> [round(rate, 6) for rate in rates]
-    [0.01, 0.001]
-    """
-    late = round_index > math.floor(train.lr_decay_at * num_rounds)
-    return train.lr * (train.lr_decay if late else 1.0)
+def _labels(replies: Mapping[int, SelectReply]) -> dict[int, int]:
+    labels = {client: reply.num_labeled for client, reply in replies.items()}
+    if not any(labels.values()):
+        raise UserError("No client has a labeled image; there is nothing to train.")
+    return labels
 
 
-def pooled_recalls(
-    replies: Iterable[EvaluateReply],
-) -> tuple[float, tuple[float, ...]] | None:
-    """Return accuracy and recall per class over all clients' test images together.
-
-    Returns
-    -------
-    tuple of float and tuple of float, or None
-        The recall of a class without test images is nan; None without any image.
-
-    Examples
-    --------
-    >>> pooled_recalls([
-    ...     EvaluateReply(3, 0.1, 2 / 3, [2, 1], [2, 0]),
-    ...     EvaluateReply(1, 0.1, 1.0, [0, 1], [0, 1]),
-    ... ])
-    (0.75, (1.0, 0.5))
-    """
-    pairs = [(reply.class_counts, reply.class_hits) for reply in replies]
-    counts = [sum(of_class) for of_class in zip(*(p[0] for p in pairs), strict=True)]
-    hits = [sum(of_class) for of_class in zip(*(p[1] for p in pairs), strict=True)]
-    if not sum(counts):
-        return None
-    recalls = tuple(h / n if n else math.nan for h, n in zip(hits, counts, strict=True))
-    return sum(hits) / sum(counts), recalls
-
-
-def _grid_of(nodes: list[int]) -> Grid:
-    """Return a grid that shows a strategy only some nodes.
-
-    Flower's strategies sample with Python's global generator, all nodes they see.
-    """
-    return cast(Grid, SimpleNamespace(get_node_ids=lambda: nodes))
+def _global_queries(replies: Mapping[int, SelectReply]) -> int | None:
+    choices = [r.global_query for r in replies.values() if r.global_query >= 0]
+    return sum(choices) if choices else None

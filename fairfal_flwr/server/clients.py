@@ -5,22 +5,28 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic, sleep
 from typing import TypeVar
 
-from flwr.app import Message
-from flwr.common.constant import ErrorCode
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.server.exchange import again, exchange
+from fairfal_flwr.server.replies import check_status_reply
 from fairfal_flwr.server.strategies import quorum
 
-__all__ = ["Check", "Clients"]
+__all__ = ["Check", "Clients", "Notify"]
 
 log = logging.getLogger("fairfal.server")
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
-RESTART_SECONDS = 20.0  # a node is not back sooner
-Check = Callable[[Message], None]  # raises ValueError for a reply not to use
+
+LONGEST_LINE = 300
+
+# Raises ValueError for the content of a client's reply that cannot be used.
+Check = Callable[[RecordDict, int], None]
+Notify = Callable[..., None]  # an event's kind, and its facts as keywords
 
 
 class Clients:
@@ -32,15 +38,24 @@ class Clients:
         Flower's way to the nodes.
     federation : FederationConfig
         How long to wait, how often to ask again and how many must answer.
+    notify : callable
+        Told what happens: who is asked and awaited, whose reply is dropped and why.
     """
 
-    def __init__(self, grid: Grid, federation: FederationConfig) -> None:
+    def __init__(
+        self, grid: Grid, federation: FederationConfig, notify: Notify
+    ) -> None:
         self.grid = grid
         self.federation = federation
+        self.notify = notify
         self.nodes: dict[int, int] = {}  # client index -> Flower's node id, ascending
 
+    def client_of(self, node: int) -> int:
+        """Return the client that a node is."""
+        return self._clients()[node]
+
     def meet(self, request: StatusRequest, wanted: int) -> dict[int, StatusReply]:
-        """Learn which node is which client; return what each says, by node.
+        """Learn which node is which client; return what each says, ascending.
 
         Raises
         ------
@@ -49,9 +64,12 @@ class Clients:
             do its part.
         """
         nodes = self._connected_nodes(wanted)
+        replies = self._ask_all(
+            request, nodes, lambda content, _: check_status_reply(content, wanted)
+        )
         statuses = {
             node: StatusReply.from_content(reply.content)
-            for node, reply in self._ask_all(request, nodes).items()
+            for node, reply in replies.items()
         }
         self.nodes = dict(
             sorted((status.client, node) for node, status in statuses.items())
@@ -60,9 +78,11 @@ class Clients:
             raise UserError(
                 "Two SuperNodes are the same client; give each its own `partition-id`."
             )
-        return statuses
+        return {client: statuses[node] for client, node in self.nodes.items()}
 
-    def ask(self, request: Request, reply_type: type[ReplyT]) -> dict[int, ReplyT]:
+    def ask(
+        self, request: Request, reply_type: type[ReplyT], check: Check
+    ) -> dict[int, ReplyT]:
         """Ask every client; return the replies by client, ascending.
 
         Raises
@@ -70,11 +90,26 @@ class Clients:
         UserError
             If one did not answer well.
         """
-        replies = self._ask_all(request, self.nodes.values())
+        replies = self._ask_all(request, self.nodes.values(), check)
         return {
             client: reply_type.from_content(replies[node].content)
             for client, node in self.nodes.items()
         }
+
+    def ask_who_can(self, messages: Iterable[Message], check: Check) -> list[Message]:
+        """Return the good replies, in the order of the clients; the others are named.
+
+        Parameters
+        ----------
+        messages : iterable of Message
+            The requests.
+        check : callable
+            See `Check`.
+        """
+        good, problems = self.send(list(messages), check)
+        for problem in problems:
+            log.warning("left out of the clients' evaluation: %s", problem)
+        return list(good.values())
 
     def ask_quorum(
         self, messages: Iterable[Message], check: Check, what: str
@@ -89,7 +124,7 @@ class Clients:
         messages : iterable of Message
             The requests.
         check : callable
-            Raises ValueError for a reply that cannot be used.
+            See `Check`.
         what : str
             The round, for people.
 
@@ -106,7 +141,7 @@ class Clients:
         for repetition in range(federation.round_retries + 1):
             replies, problems = self.send(list(waiting.values()), check)
             good |= replies
-            waiting = {n: _again(m) for n, m in waiting.items() if n not in good}
+            waiting = {n: again(m) for n, m in waiting.items() if n not in good}
             for problem in problems:
                 log.warning("left out of this round: %s", problem)
             if len(good) >= needed:
@@ -115,6 +150,7 @@ class Clients:
                 problems = ["the other clients have no label"]
                 break
             if repetition < federation.round_retries:
+                self.notify(EventKind.ASKED_AGAIN, clients=self._names(waiting))
                 log.warning(
                     "%s has %d of the %d replies it needs; asking again",
                     what,
@@ -129,44 +165,87 @@ class Clients:
         )
 
     def send(
-        self,
-        messages: Sequence[Message],
-        check: Check | None = None,
-        *,
-        patient: bool = False,
+        self, messages: Sequence[Message], check: Check, *, patient: bool = False
     ) -> tuple[dict[int, Message], list[str]]:
         """Send messages; return the good replies by node, and what is wrong otherwise.
 
         Both are in the order of the clients, which makes sums, and so the run,
         independent of who answered first. `patient`: see `exchange`.
         """
-        order = {node: client for client, node in self.nodes.items()}
         timeout = self.federation.round_timeout
-        replies, refused = exchange(self.grid, messages, timeout, patient=patient)
+        started = monotonic()
+        replies, refused = exchange(
+            self.grid, messages, timeout, self._say_who_is_awaited, patient=patient
+        )
+        good, problems = self._sort_out(messages, replies, refused, check)
+        self.notify(
+            EventKind.EXCHANGED,
+            message=messages[0].metadata.message_type,
+            asked=self._names(message.metadata.dst_node_id for message in messages),
+            answered=self._names(good),
+            seconds=monotonic() - started,
+            bytes_sent=sum(_size(message.content) for message in messages),
+            bytes_received=sum(_size(reply.content) for reply in good.values()),
+        )
+        return good, list(problems.values())
+
+    def _sort_out(
+        self,
+        messages: Sequence[Message],
+        replies: dict[int, Message],
+        refused: set[int],
+        check: Check,
+    ) -> tuple[dict[int, Message], dict[int, str]]:
+        """Return good replies and problems by node, in the order of the clients."""
+        clients = self._clients()
         good: dict[int, Message] = {}
-        problems = []
+        problems: dict[int, str] = {}
         asked = [message.metadata.dst_node_id for message in messages]
-        for node in sorted(asked, key=lambda node: order.get(node, node)):
-            who = f"client {order[node]}" if node in order else f"SuperNode {node}"
+        for node in sorted(asked, key=lambda node: clients.get(node, node)):
+            reply = replies.get(node)
             if node in refused:
-                problems.append(f"{who}: the SuperLink does not take its message")
-            elif (reply := replies.get(node)) is None:
-                problems.append(f"{who} did not answer within {timeout:g} s")
-            elif problem := _problem(reply, check):
-                problems.append(f"{who}: {problem}")
+                problem: str | None = "the SuperLink does not take its message"
+            elif reply is None:
+                problem = f"no answer within {self.federation.round_timeout:g} s"
             else:
+                problem = _problem(reply, check, clients.get(node, -1))
+            if problem is not None:
+                self.notify(
+                    EventKind.REPLY_DROPPED, client=clients.get(node), reason=problem
+                )
+                problems[node] = f"{self._name(node)}: {problem}"
+            elif reply is not None:
                 good[node] = reply
         return good, problems
 
-    def _ask_all(self, request: Request, nodes: Iterable[int]) -> dict[int, Message]:
+    def _ask_all(
+        self, request: Request, nodes: Iterable[int], check: Check
+    ) -> dict[int, Message]:
         content, kind = request.to_content(), request.message_type
         good, problems = self.send(
             [Message(content, dst_node_id=node, message_type=kind) for node in nodes],
+            check,
             patient=True,
         )
         if problems:
             raise UserError("; ".join(problems))
         return good
+
+    def _say_who_is_awaited(self, nodes: Iterable[int], seconds: float) -> None:
+        self.notify(EventKind.WAITING, clients=self._names(nodes), seconds=seconds)
+
+    def _clients(self) -> dict[int, int]:
+        """Return the client that each node is, as far as known."""
+        return {node: client for client, node in self.nodes.items()}
+
+    def _name(self, node: int) -> str:
+        client = self._clients().get(node)
+        return f"SuperNode {node}" if client is None else f"client {client}"
+
+    def _names(self, nodes: Iterable[int]) -> list[int]:
+        """Return the clients that some nodes are, ascending; the unknown left out."""
+        clients = self._clients()
+        return sorted(clients[node] for node in nodes if node in clients)
 
     def _connected_nodes(self, wanted: int) -> list[int]:
         """Wait for the run's SuperNodes; anything else is a mistake."""
@@ -184,131 +263,30 @@ class Clients:
         return nodes
 
 
-def exchange(
-    grid: Grid, messages: Sequence[Message], timeout: float, *, patient: bool = False
-) -> tuple[dict[int, Message], set[int]]:
-    """Send messages and wait for their replies.
-
-    `Grid.send_and_receive` looks every 3 seconds in a deployment. This looks as often
-    as the wait so far justifies: a reply is seen at most a twentieth of its own time
-    after it came, and at most a second.
-
-    A node that restarts has lost what it was doing, and Flower does not say so where it
-    is back before it was missed. It gets the request again: the same request gives the
-    same reply, and the first one that comes is taken.
-
-    Parameters
-    ----------
-    grid : Grid
-        Flower's way to the nodes.
-    messages : sequence of Message
-        At most one for each node.
-    timeout : float
-        Seconds to wait.
-    patient : bool, default False
-        Wait for a node that is gone, and ask it again when it is back, in place of
-        taking Flower's reply for it.
-
-    Returns
-    -------
-    replies : dict of int to Message
-        Those that came, by the node that was asked. Flower's own for a node that is
-        gone is one of them, whoever it says it is from. What a node writes in place of
-        another, or twice, is left out.
-    refused : set of int
-        Nodes whose message the SuperLink does not take: they are no longer known.
-
-    Raises
-    ------
-    UserError
-        If the SuperLink takes none, because they are too large.
-    """
-    activated = _activations(grid)
-    started = monotonic()
-    waiting, refused = _push(grid, messages)
-    replies: dict[int, Message] = {}
-    gone: set[int] = set()
-    while True:
-        for reply in grid.pull_messages(list(waiting)):
-            node = waiting.get(reply.metadata.reply_to_message_id)
-            if node is None or not _is_from(reply, node):
-                log.warning("dropped a reply that is not from the client it is for")
-                continue
-            waiting = {sent: n for sent, n in waiting.items() if n != node}
-            if patient and _is_gone(reply):
-                gone.add(node)
-                log.warning("SuperNode %d is gone; waiting until it is back", node)
-            else:
-                replies[node] = reply
-        waited = monotonic() - started
-        if not (waiting or gone) or waited > timeout:
-            return replies, refused
-        if gone or waited > RESTART_SECONDS:
-            online = _activations(grid)
-            restarted = {n for n, at in online.items() if at != activated.get(n)}
-            back = restarted & set(waiting.values()) | gone & set(online)
-            again = [m for m in messages if m.metadata.dst_node_id in back]
-            if again:
-                log.warning("%d client(s) restarted and are asked again", len(again))
-                waiting |= _push(grid, [_again(message) for message in again])[0]
-            gone -= back
-            activated |= online
-        sleep(min(max(waited / 20, 0.02), 1.0))
-
-
-def _activations(grid: Grid) -> dict[int, str]:
-    """Return when each node that is online was activated, where the grid knows."""
-    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
-
-
-def _push(grid: Grid, messages: Sequence[Message]) -> tuple[dict[str, int], set[int]]:
-    """Send messages; return the nodes by message, and those no longer known."""
-    nodes = [message.metadata.dst_node_id for message in messages]
-    sent = list(grid.push_messages(messages))
-    if len(sent) != len(nodes):
-        raise UserError(
-            "The SuperLink does not take the messages of this run, which are as large "
-            "as the model; its log says why."
-        )
-    pairs = list(zip(sent, nodes, strict=True))
-    taken = {message_id: node for message_id, node in pairs if message_id}
-    return taken, {node for message_id, node in pairs if not message_id}
-
-
-def _is_from(reply: Message, node: int) -> bool:
-    """Tell whether a reply is the asked node's own, or Flower's for it.
-
-    In a deployment a node itself writes which message it answers, and who it is.
-    """
-    return reply.has_error() or reply.metadata.src_node_id == node
-
-
-def _is_gone(reply: Message) -> bool:
-    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
-
-
-def _again(message: Message) -> Message:
-    """Return the same request as a new message."""
-    metadata = message.metadata
-    return Message(
-        message.content,
-        dst_node_id=metadata.dst_node_id,
-        message_type=metadata.message_type,
-    )
-
-
-def _problem(reply: Message, check: Check | None) -> str | None:
+def _problem(reply: Message, check: Check, client: int) -> str | None:
     """Return in one line what is wrong with a reply, None if nothing is."""
     if reply.has_error():
         return _first_line(reply.error.reason)
     try:
-        if check is not None:
-            check(reply)
+        check(reply.content, client)
     except ValueError as error:
-        return str(error)
+        return _one_line(str(error))
+    except Exception as error:  # the content is the client's, and so is any way to fail
+        return f"its reply cannot be read ({type(error).__name__})"
     return None
+
+
+def _size(content: RecordDict) -> int:
+    """Return the bytes of the arrays; all else together is less than a kilobyte."""
+    return sum(record.count_bytes() for record in content.array_records.values())
 
 
 def _first_line(text: str | None) -> str:
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[0] if lines else "failed without a reason"
+    return _one_line(lines[0]) if lines else "failed without a reason"
+
+
+def _one_line(text: str) -> str:
+    """Return what a client wrote, or brought about, as one line of bearable length."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"

@@ -1,20 +1,27 @@
 """The global model on the server's test set, or what the clients say of theirs."""
 
 import logging
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import class_counts, load_test_set
+from fairfal_flwr.data import (
+    EvaluationSet,
+    class_counts,
+    empty_test_set,
+    load_test_set,
+)
 from fairfal_flwr.device import resolve_device
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.initial import initial_model
-from fairfal_flwr.messages import Weights, load_weights
-from fairfal_flwr.models import Classifier, input_rule, predict
+from fairfal_flwr.messages import EvaluateReply, Weights, load_weights
+from fairfal_flwr.models import Architecture, measure, on_device, predict
 
-__all__ = ["Evaluation", "Evaluator", "rarest_third"]
+__all__ = ["ClientsEvaluation", "Evaluation", "Evaluator", "rarest_third"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -41,6 +48,44 @@ class Evaluation:
     rare_recall: float
 
 
+@dataclass(frozen=True)
+class ClientsEvaluation:
+    """Measures of one model over the test images of all clients together.
+
+    Parameters
+    ----------
+    accuracy : float
+        Fraction of the images that are classified right.
+    recalls : tuple of float, length C
+        Accuracy on the images of each class; nan for a class without test images.
+    """
+
+    accuracy: float
+    recalls: tuple[float, ...]
+
+    @classmethod
+    def pooled(cls, replies: Iterable[EvaluateReply]) -> Self | None:
+        """Return what the clients found taken together; None without any image.
+
+        Examples
+        --------
+        >>> ClientsEvaluation.pooled([
+        ...     EvaluateReply(3, 0.1, 2 / 3, [2, 1], [2, 0]),
+        ...     EvaluateReply(1, 0.1, 1.0, [0, 1], [0, 1]),
+        ... ])
+        ClientsEvaluation(accuracy=0.75, recalls=(1.0, 0.5))
+        """
+        pairs = [(reply.class_counts, reply.class_hits) for reply in replies]
+        counts = [
+            sum(of_class) for of_class in zip(*(p[0] for p in pairs), strict=True)
+        ]
+        hits = [sum(of_class) for of_class in zip(*(p[1] for p in pairs), strict=True)]
+        if not sum(counts):
+            return None
+        recalls = (h / n if n else math.nan for h, n in zip(hits, counts, strict=True))
+        return cls(sum(hits) / sum(counts), tuple(recalls))
+
+
 class Evaluator:
     """Builds and tests the global model.
 
@@ -58,16 +103,22 @@ class Evaluator:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        self.test_set = load_test_set(config)
+        self.test_set, counts = _images(config)
         self.images = self.test_set.images.to(self.device)
         self.labels = self.test_set.labels.to(self.device)
-        self.rare_classes = rarest_third(torch.from_numpy(class_counts(config)))
+        self.rare_classes = rarest_third(counts)
         if not len(self.labels) and not config.federation.fraction_evaluate:
             raise UserError(
                 "`data.server-test` is false and `federation.fraction-evaluate` is 0, "
                 "so nobody would test the model; set the latter to 1."
             )
-        self._build(seed=0, weights=True)
+        self.architecture = Architecture.for_images(
+            config.model.name,
+            config.model.weights,
+            self.images,
+            self.test_set.num_classes,
+        )
+        self.architecture.build(seed=0)
         channels, height, width = self.images.shape[1:]
         log.info(
             "%s on %dx%dx%d images: %s",
@@ -75,74 +126,65 @@ class Evaluator:
             channels,
             height,
             width,
-            input_rule(config.model.name, channels),
+            self.architecture.input_rule,
         )
 
     def new_weights(self, seed: int) -> Weights:
         """Return a fresh initialization of the global model."""
-        return dict(self._build(seed, weights=True).state_dict())
+        return dict(self.architecture.build(seed).state_dict())
 
-    def statistics(self) -> frozenset[str]:
+    def buffers(self) -> frozenset[str]:
         """Return the floating-point entries of the state dict that nothing trains.
 
         They are BatchNorm's running means and variances.
         """
-        buffers = self._build(seed=0).named_buffers()
+        buffers = self.architecture.build(seed=0, weights=False).named_buffers()
         return frozenset(name for name, b in buffers if b.is_floating_point())
 
     def evaluate(self, weights: Weights) -> Evaluation | None:
         """Test the model on every test image, in one pass; None if there are none."""
         if not len(self.labels):
             return None
-        model = self._build(seed=0)
+        model = self.architecture.build(seed=0, weights=False)
         load_weights(model, weights)
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_device(model, self.device)
         probs, _ = predict(model, self.images, self.test_set.mean, self.test_set.std)
         return self._measure(probs)
 
-    def from_clients(
-        self, measures: tuple[float, tuple[float, ...]] | None
-    ) -> Evaluation:
+    def from_clients(self, found: ClientsEvaluation | None) -> Evaluation:
         """Return what the clients found, for a server without test images.
 
-        Parameters
-        ----------
-        measures : tuple or None
-            Accuracy and recall per class over the clients' test images. None: no
-            client has any, and nothing is known.
+        None: no client has test images either, and nothing is known.
         """
-        unknown = float("nan")
-        if measures is None:
+        if found is None:
             log.warning("no client has test images: the accuracy is unknown")
-            measures = unknown, (unknown,) * self.test_set.num_classes
-        accuracy, recalls = measures
-        rare = torch.tensor(recalls)[self.rare_classes].nanmean()
-        return Evaluation(accuracy, unknown, recalls, float(rare))
+            unknown = (math.nan,) * self.test_set.num_classes
+            found = ClientsEvaluation(math.nan, unknown)
+        rare = torch.tensor(found.recalls)[self.rare_classes].nanmean()
+        return Evaluation(found.accuracy, math.nan, found.recalls, float(rare))
 
     def _measure(self, probs: Tensor) -> Evaluation:
-        num_classes = probs.shape[1]
-        right = (probs.argmax(dim=1) == self.labels).float()
-        sizes = self.labels.bincount(minlength=num_classes)
-        hits = self.labels.bincount(weights=right, minlength=num_classes)
-        recalls = (hits / sizes).cpu()
-        likelihood = probs.gather(1, self.labels[:, None]).clamp(min=1e-12)
+        found = measure(probs, self.labels)
+        recalls = found.recalls.cpu()
         return Evaluation(
-            accuracy=float(right.mean()),
-            loss=float(-likelihood.log().mean()),
+            accuracy=found.accuracy,
+            loss=found.loss,
             recalls=tuple(recalls.tolist()),
             rare_recall=float(recalls[self.rare_classes].nanmean()),
         )
 
-    def _build(self, seed: int, *, weights: bool = False) -> Classifier:
-        channels, height, width = self.images.shape[1:]
-        return initial_model(
-            self.config.model,
-            in_channels=channels,
-            image_size=(height, width),
-            num_classes=self.test_set.num_classes,
-            seed=seed,
-            weights=weights,
-        )
+
+def _images(config: RunConfig) -> tuple[EvaluationSet, Tensor]:
+    """Return what to test on and all clients' training images of each class.
+
+    A server without images knows neither.
+    """
+    spec = config.image_spec()
+    if not config.data.server_test:
+        test_set = empty_test_set(spec)
+        return test_set, torch.zeros(test_set.num_classes, dtype=torch.int64)
+    test_set = load_test_set(spec)
+    return test_set, torch.from_numpy(class_counts(spec, config.partition_spec()))
 
 
 def rarest_third(counts: Tensor) -> Tensor:

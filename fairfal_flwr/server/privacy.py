@@ -29,39 +29,23 @@ from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from fairfal_flwr.config import PrivacyConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import METRICS, Weights
+from fairfal_flwr.server.sampling import round_size
 
 __all__ = [
     "EQUAL_WEIGHT",
-    "MECHANISMS",
     "adds_noise",
     "expect_replies",
     "keep_variances_positive",
+    "load_wrapper_memory",
     "make_private",
     "privacy_report",
     "renew",
+    "unwrapped",
     "weigh_equally",
+    "wrapper_memory",
 ]
 
 EQUAL_WEIGHT = "equal-weight"
-
-_FIXED = ("noise_multiplier", "clipping_norm", "delta")
-_ADAPTIVE = (
-    "noise_multiplier",
-    "clipping_norm",
-    "target_clipped_quantile",
-    "clip_norm_lr",
-    "clipped_count_stddev",
-)
-
-# The keys of `privacy` that each mechanism takes.
-MECHANISMS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "server-fixed": _FIXED,
-    "client-fixed": _FIXED,
-    "server-adaptive": _ADAPTIVE,
-    "client-adaptive": _ADAPTIVE,
-    "local": ("clipping_norm", "epsilon", "delta", "sensitivity"),
-}
 
 
 class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
@@ -69,7 +53,7 @@ class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
 
     Differentially Private Learning with Adaptive Clipping, Andrew et al., NeurIPS
     2021, arXiv 1905.03871, Algorithm 1: C <- C exp(-η (b - γ)), b the share of updates
-    with norm at most C. Flower 1.41 puts the share that was clipped for b, so its norm
+    with norm at most C. Flower 1.42 puts the share that was clipped for b, so its norm
     runs away: down to 0 once most updates are clipped, up without end otherwise.
     """
 
@@ -106,15 +90,13 @@ def make_private(strategy: Strategy, config: RunConfig) -> Strategy:
     Raises
     ------
     UserError
-        If a key is set that the mechanism does not take, or strategy and mechanism do
-        not go together.
+        If strategy and mechanism do not go together.
     """
     privacy = config.privacy
-    _refuse_foreign_arguments(privacy)
     _refuse_unsound_pairs(config)
     if not adds_noise(privacy):
         return strategy
-    asked = max(1, round(config.federation.fraction_train * config.num_clients))
+    asked = round_size(config.federation.fraction_train, config.num_clients)
     if privacy.mechanism.endswith("fixed"):
         return _fixed(strategy, config, asked)
     return _adaptive(strategy, privacy, asked)
@@ -126,6 +108,28 @@ def renew(strategy: Strategy, inner: Strategy) -> Strategy:
         strategy.strategy = inner
         return strategy
     return inner
+
+
+def unwrapped(strategy: Strategy) -> Strategy:
+    """Return the strategy inside a wrapper, or itself."""
+    return strategy.strategy if isinstance(strategy, Wrapper) else strategy
+
+
+def wrapper_memory(strategy: Strategy) -> dict[str, Any]:
+    """Return what a wrapper remembers, as JSON can hold it; empty without one."""
+    if isinstance(strategy, AdaptiveClipping):
+        return {"clipping-norm": strategy.clipping_norm}
+    accountant = getattr(strategy, "accountant", None)
+    return {"accountant": accountant.state_dict()} if accountant else {}
+
+
+def load_wrapper_memory(strategy: Strategy, state: dict[str, Any]) -> None:
+    """Let a wrapper go on from what `wrapper_memory` returned."""
+    if isinstance(strategy, AdaptiveClipping):
+        strategy.clipping_norm = state["clipping-norm"]
+    elif "accountant" in state and isinstance(strategy, FixedClipping):
+        assert isinstance(strategy.accountant, RdpAccountant)
+        strategy.accountant.load_state_dict(state["accountant"])
 
 
 def expect_replies(strategy: Strategy, number: int) -> None:
@@ -166,8 +170,10 @@ def privacy_report(strategy: Strategy, config: PrivacyConfig) -> dict[str, Any] 
     """
     if config.mechanism == "none":
         return None
-    taken = {n: getattr(config, n) for n in MECHANISMS[config.mechanism]}
-    report: dict[str, Any] = {"mechanism": config.mechanism, "settings": taken}
+    report: dict[str, Any] = {
+        "mechanism": config.mechanism,
+        "settings": config.arguments,
+    }
     if isinstance(strategy, FixedClipping):
         spent = strategy.privacy_spent()
         if spent is None:
@@ -184,7 +190,7 @@ def privacy_report(strategy: Strategy, config: PrivacyConfig) -> dict[str, Any] 
     reason = "none: Flower accounts for fixed clipping on the server's side only"
     report |= {"epsilon": None, "accountant": reason}
     if isinstance(strategy, AdaptiveClipping):
-        report["clipping-norm"] = strategy.clipping_norm
+        report["clipping_norm"] = strategy.clipping_norm
     return report
 
 
@@ -239,19 +245,6 @@ def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strateg
         clip_norm_lr=privacy.clip_norm_lr,
         clipped_count_stddev=privacy.clipped_count_stddev or None,
     )
-
-
-def _refuse_foreign_arguments(config: PrivacyConfig) -> None:
-    arguments = {name for names in MECHANISMS.values() for name in names}
-    for name in sorted(arguments - set(MECHANISMS[config.mechanism])):
-        default = PrivacyConfig.model_fields[name].default
-        if (value := getattr(config, name)) != default:
-            takers = [n for n, names in MECHANISMS.items() if name in names]
-            raise UserError(
-                f"`privacy.{name.replace('_', '-')}` is {value}, but the mechanism "
-                f"{config.mechanism} does not take it; allowed with: "
-                f"{', '.join(takers)}."
-            )
 
 
 def _refuse_unsound_pairs(config: RunConfig) -> None:

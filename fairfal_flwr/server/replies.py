@@ -5,22 +5,101 @@ named: a strategy never sees a reply that does not fit the request.
 """
 
 from collections.abc import Collection, Mapping
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
-from fairfal_flwr.messages import ARRAYS, METRICS, VARIATE
+from fairfal_flwr.messages import (
+    ARRAYS,
+    METRICS,
+    VARIATE,
+    EvaluateReply,
+    ImbalanceReply,
+    Reply,
+    SelectReply,
+    StatusReply,
+    TrainReply,
+)
 
-__all__ = ["NORM_BIT", "check_evaluate_reply", "check_train_reply"]
+__all__ = [
+    "NORM_BIT",
+    "check_evaluate_reply",
+    "check_imbalance_reply",
+    "check_select_reply",
+    "check_status_reply",
+    "check_train_reply",
+]
 
+LARGEST_LOSS = 1e9  # beyond it, powers of it overflow in qfedavg
 NORM_BIT = "norm_bit"  # from Flower's adaptiveclipping_mod
 
-TRAIN_METRICS = frozenset({"num-examples", "loss", "seconds"})
-EVALUATE_METRICS = frozenset(
-    {"num-examples", "loss", "accuracy", "class-counts", "class-hits"}
-)
+
+def check_status_reply(content: RecordDict, num_clients: int) -> None:
+    """Check a reply to a status request.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The reply.
+    num_clients : int
+        Of the run; the client must be one of them.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong.
+    """
+    metrics = _only_metrics(content, StatusReply)
+    _check_count(metrics, "client", 0, num_clients - 1)
+    num_samples = _check_count(metrics, "num-samples", 1)
+    _check_count(metrics, "num-labeled", 0, num_samples)
+    _check_count(metrics, "on-gpu", 0, 1)
+
+
+def check_imbalance_reply(content: RecordDict) -> None:
+    """Check a reply to an imbalance request.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong.
+    """
+    metrics = _only_metrics(content, ImbalanceReply)
+    _check_number(metrics, "imbalance", 0, 1)
+    _check_number(metrics, "seconds", 0)
+
+
+def check_select_reply(content: RecordDict, num_samples: int) -> None:
+    """Check a reply to a select request.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The reply.
+    num_samples : int
+        Images that the client has, from its status.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong.
+    """
+    metrics = _only_metrics(content, SelectReply)
+    budget = _check_count(metrics, "budget", 1, num_samples)
+    _check_count(metrics, "num-selected", 0, budget)
+    labeled = _check_count(metrics, "num-labeled", 0, num_samples)
+    unlabeled = _check_count(metrics, "num-unlabeled", 0, num_samples)
+    if labeled + unlabeled != num_samples:
+        raise ValueError(
+            f"its num-labeled and num-unlabeled are {labeled} and {unlabeled}, not "
+            f"{num_samples} together"
+        )
+    _check_count(metrics, "global-query", -1, 1)
+    for name in metrics:
+        if name.endswith("seconds"):
+            _check_number(metrics, name, 0)
 
 
 def check_train_reply(
@@ -54,9 +133,9 @@ def check_train_reply(
     """
     records = {METRICS, ARRAYS} | ({VARIATE} if variate else set())
     _check_names("records", content, records)
-    metrics = _metrics(content, TRAIN_METRICS | ({NORM_BIT} if norm_bit else set()))
-    for name in metrics:
-        _check_number(metrics, name)
+    metrics = _metrics(content, TrainReply, {NORM_BIT} if norm_bit else set())
+    _check_number(metrics, "loss", 0, LARGEST_LOSS)
+    _check_number(metrics, "seconds", 0)
     _check_count(metrics, "num-examples", 1, num_samples)
     if norm_bit:
         _check_count(metrics, NORM_BIT, 0, 1)
@@ -73,10 +152,10 @@ def check_evaluate_reply(content: RecordDict, num_classes: int) -> None:
     ValueError
         One line that says what is wrong.
     """
-    _check_names("records", content, {METRICS})
-    metrics = _metrics(content, EVALUATE_METRICS)
-    for name in ("num-examples", "loss", "accuracy"):
-        _check_number(metrics, name)
+    metrics = _only_metrics(content, EvaluateReply)
+    _check_number(metrics, "num-examples", 0)
+    _check_number(metrics, "loss", 0, LARGEST_LOSS)
+    _check_number(metrics, "accuracy", 0, 1)
     counts, hits = (
         _counts(metrics, name, num_classes) for name in ("class-counts", "class-hits")
     )
@@ -86,11 +165,19 @@ def check_evaluate_reply(content: RecordDict, num_classes: int) -> None:
         raise ValueError(f"its num-examples is {metrics['num-examples']}, not the sum")
 
 
-def _metrics(content: RecordDict, names: Collection[str]) -> MetricRecord:
+def _only_metrics(content: RecordDict, reply_type: type[Reply]) -> MetricRecord:
+    """Return the metrics of a reply that holds nothing else."""
+    _check_names("records", content, {METRICS})
+    return _metrics(content, reply_type)
+
+
+def _metrics(
+    content: RecordDict, reply_type: type[Reply], more: Collection[str] = ()
+) -> MetricRecord:
     metrics = content[METRICS]
     if not isinstance(metrics, MetricRecord):
         raise ValueError(f"its record {METRICS} does not hold metrics")
-    _check_names("metrics", metrics, names)
+    _check_names("metrics", metrics, reply_type.scalar_keys() | set(more))
     return metrics
 
 
@@ -102,16 +189,28 @@ def _check_names(what: str, found: Collection[str], wanted: Collection[str]) -> 
         raise ValueError(f"its {what} hold more: {', '.join(sorted(extra))}")
 
 
-def _check_number(metrics: MetricRecord, name: str) -> None:
+def _check_number(
+    metrics: MetricRecord, name: str, least: float = -inf, most: float = inf
+) -> None:
     value = metrics[name]
     if isinstance(value, bool | list) or not isfinite(value):
         raise ValueError(f"its {name} is {value}, not a finite number")
+    if not least <= value <= most:
+        raise ValueError(f"its {name} is {value}; allowed: {_between(least, most)}")
 
 
-def _check_count(metrics: MetricRecord, name: str, least: int, most: int) -> None:
-    value = metrics[name]
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"its {name} is {value}; allowed: {least} to {most}")
+def _check_count(
+    metrics: MetricRecord, name: str, least: int, most: float = inf
+) -> int:
+    """Return a metric that must be a whole number within bounds."""
+    _check_number(metrics, name, least, most)
+    if not isinstance(count := metrics[name], int):
+        raise ValueError(f"its {name} is {count}; allowed: {_between(least, most)}")
+    return count
+
+
+def _between(least: float, most: float) -> str:
+    return f"{least} or more" if most == inf else f"{least} to {most}"
 
 
 def _counts(metrics: MetricRecord, name: str, length: int) -> list[Any]:

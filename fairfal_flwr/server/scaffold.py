@@ -4,10 +4,10 @@ SCAFFOLD: Stochastic Controlled Averaging for Federated Learning
     Sai Praneeth Karimireddy, Satyen Kale, Mehryar Mohri, Sashank J. Reddi,
     Sebastian U. Stich, Ananda Theertha Suresh. ICML 2020, arXiv 1910.06378.
 
-The client's half is `fairfal_flwr.client.corrections.ControlVariate`.
+The client's half is `fairfal_flwr.client.scaffold`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -49,10 +49,12 @@ class Scaffold(FedAvg):
     ----------
     num_clients : int
         N.
-    statistics : Collection of str
+    client_of : callable
+        From Flower's node id to the client's index.
+    buffers : Collection of str
         Entries that have no gradient, hence no variate: BatchNorm's.
     server_learning_rate : float, default 1.0
-        η_g, the step of the parameters; statistics are averaged.
+        η_g, the step of the parameters; buffers are averaged.
     **keywords
         Of `FedAvg`.
     """
@@ -61,23 +63,25 @@ class Scaffold(FedAvg):
         self,
         *,
         num_clients: int,
-        statistics: Collection[str] = (),
+        client_of: Callable[[int], int],
+        buffers: Collection[str] = (),
         server_learning_rate: float = 1.0,
         **keywords: Any,
     ) -> None:
         super().__init__(**keywords)
         self.num_clients = num_clients
-        self.statistics = frozenset(statistics)
+        self.client_of = client_of
+        self.buffers = frozenset(buffers)
         self.server_learning_rate = server_learning_rate
         self.variate: Arrays = {}
         self.current: Arrays = {}
-        self.accepted: dict[int, str] = {}
+        self.accepted: dict[str, str] = {}  # client -> its last update that was used
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each client the weights, c, and which of its updates was used last."""
-        self.current = _trained(arrays, self.statistics)
+        self.current = _trained(arrays, self.buffers)
         if not self.variate:
             self.variate = {name: np.zeros_like(a) for name, a in self.current.items()}
         variate = _record(self.variate)
@@ -96,7 +100,8 @@ class Scaffold(FedAvg):
             change = cast(ArrayRecord, reply.content.pop(VARIATE))
             for name in self.variate:
                 self.variate[name] += change[name].numpy() / self.num_clients
-            self.accepted[reply.metadata.src_node_id] = str(server_round)
+            client = self.client_of(reply.metadata.src_node_id)
+            self.accepted[str(client)] = str(server_round)
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.server_learning_rate != 1:
             for name, old in self.current.items():
@@ -107,16 +112,17 @@ class Scaffold(FedAvg):
     def _message(
         self, node: int, arrays: ArrayRecord, config: ConfigRecord, variate: ArrayRecord
     ) -> Message:
-        own = ConfigRecord({**config, "accepted": self.accepted.get(node, "")})
+        accepted = self.accepted.get(str(self.client_of(node)), "")
+        own = ConfigRecord({**config, "accepted": accepted})
         content = RecordDict(
             {self.arrayrecord_key: arrays, VARIATE: variate, self.configrecord_key: own}
         )
         return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
 
-def _trained(arrays: ArrayRecord, statistics: Collection[str]) -> Arrays:
+def _trained(arrays: ArrayRecord, buffers: Collection[str]) -> Arrays:
     return {
-        name: array.numpy() for name, array in arrays.items() if name not in statistics
+        name: array.numpy() for name, array in arrays.items() if name not in buffers
     }
 
 

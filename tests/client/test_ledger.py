@@ -25,7 +25,7 @@ def test_requests_become_labels(path):
     assert ledger.requested().tolist() == [4, 7, 9]
     ledger.record_answers(ids(9, 4), ids(2, 3), "oracle")
     assert ledger.unanswered().tolist() == [7]
-    sample_ids, labels = ledger.labeled()
+    sample_ids, labels = ledger.labeled(1)
     assert (sample_ids.tolist(), labels.tolist()) == ([4, 9], [3, 2])
 
 
@@ -45,7 +45,7 @@ def test_everything_survives_reopening(path):
     reopened = Ledger(path, "abc")
     assert reopened.selection(1).tolist() == [3, 1]
     assert reopened.unanswered().tolist() == [1]
-    assert reopened.labeled()[1].tolist() == [8]
+    assert reopened.labeled(1)[1].tolist() == [8]
 
 
 def test_an_empty_selection_is_a_known_cycle(path):
@@ -53,7 +53,7 @@ def test_an_empty_selection_is_a_known_cycle(path):
     ledger.record_selection(4, "random", ids())
     assert ledger.knows_cycle(4)
     assert ledger.selection(4).tolist() == []
-    assert [array.tolist() for array in ledger.labeled()] == [[], []]
+    assert [array.tolist() for array in ledger.labeled(4)] == [[], []]
 
 
 def test_a_sample_is_never_asked_for_twice_and_a_failed_request_leaves_no_trace(path):
@@ -83,7 +83,7 @@ def test_who_answered_and_when_is_kept(path):
     ledger.record_selection(1, "random", ids(5))
     ledger.record_answers(ids(5), ids(2), "Dr. O'Neil")
     with sqlite3.connect(path) as db:
-        row = db.execute("SELECT annotator, answered_at FROM request").fetchone()
+        row = db.execute("SELECT annotator, answered_at FROM answer").fetchone()
     assert row[0] == "Dr. O'Neil"
     assert row[1].endswith("+00:00")
 
@@ -108,19 +108,103 @@ def test_a_damaged_file_is_one_clear_line(path):
         Ledger(path, "abc")
 
 
-def test_what_sleeps_is_replaced_with_a_selection_or_stays(path):
+def as_of(ledger, cycle):
+    return dict(zip(*(array.tolist() for array in ledger.labeled(cycle)), strict=True))
+
+
+def test_what_comes_after_a_cycle_was_closed_counts_from_the_next(path):
     ledger = Ledger(path, "abc")
-    ledger.record_selection(1, "chase", ids(5), dormant=ids(9, 2))
-    ledger.record_selection(1, "chase", ids(6), dormant=ids(7))
+    ledger.record_selection(1, "random", ids(5, 6, 7))
+    ledger.record_answers(ids(5), ids(0), "ann")
+    assert as_of(ledger, 1) == {5: 0}
+    ledger.record_answers(ids(6), ids(1), "ann")
+    ledger.close(1)
+    ledger.record_answers(ids(7), ids(2), "ann")
+    assert as_of(ledger, 1) == {5: 0, 6: 1}
+    assert as_of(ledger, 2) == {5: 0, 6: 1, 7: 2}
+    ledger.close(2)
+    ledger.close(1)  # a request that is repeated changes nothing
+    assert as_of(Ledger(path, "abc"), 1) == {5: 0, 6: 1}
+
+
+def test_a_later_answer_counts_where_it_is_seen_and_the_first_is_kept(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5))
+    ledger.record_answers(ids(5), ids(0), "ann")
+    ledger.close(1)
+    ledger.record_answers(ids(5), ids(3), "bob")
+    assert as_of(ledger, 1) == {5: 0}
+    assert as_of(ledger, 2) == {5: 3}
+
+
+def test_a_cycle_without_answers_is_closed_empty(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5))
+    ledger.close(1)
+    ledger.record_answers(ids(5), ids(0), "ann")
+    assert as_of(ledger, 1) == {}
+    assert as_of(ledger, 2) == {5: 0}
+
+
+def test_a_cycle_that_was_never_closed_ends_with_a_later_one(path):
+    """The client took no part in the training of cycle 1."""
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5, 6))
+    ledger.record_answers(ids(5), ids(0), "ann")
+    ledger.close(2)
+    ledger.record_answers(ids(6), ids(0), "ann")
+    assert as_of(ledger, 1) == as_of(ledger, 2) == {5: 0}
+    ledger.close(1)
+    assert as_of(ledger, 1) == {5: 0}
+
+
+def test_what_was_asked_for_up_to_a_cycle(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(1, "random", ids(5))
+    ledger.record_selection(3, "random", ids(2))
+    assert [ledger.requested(c).tolist() for c in (0, 1, 2, 3)] == [
+        [],
+        [5],
+        [5],
+        [2, 5],
+    ]
+    assert ledger.requested().tolist() == [2, 5]
+
+
+def remembered(ledger, cycle, name="dormant"):
+    return [array.tolist() for array in ledger.memory(name, cycle)]
+
+
+def test_a_memory_is_replaced_with_a_selection_or_stays(path):
+    ledger = Ledger(path, "abc")
+    ledger.record_selection(
+        1, "chase", ids(5), memory={"dormant": (ids(2, 9), ids(1, 3))}
+    )
+    ledger.record_selection(1, "chase", ids(6), memory={"dormant": (ids(7), ids(1))})
     ledger.record_selection(2, "random", ids(6))
-    assert Ledger(path, "abc").dormant().tolist() == [2, 9]
-    ledger.record_selection(3, "chase", ids(7), dormant=ids())
-    assert ledger.dormant().tolist() == []
+    back = Ledger(path, "abc")
+    assert remembered(back, 2) == [[2, 9], [1, 3]]
+    assert remembered(back, 2, "other") == [[], []]
+    ledger.record_selection(3, "chase", ids(7), memory={"dormant": (ids(), ids())})
+    assert remembered(ledger, 3) == [[], []]
+    assert remembered(ledger, 2) == [[2, 9], [1, 3]]  # as of an earlier cycle
 
 
-def test_a_failed_request_wakes_nobody(path):
+def test_a_failed_request_changes_no_memory(path):
     ledger = Ledger(path, "abc")
-    ledger.record_selection(1, "chase", ids(5), dormant=ids(9))
+    ledger.record_selection(1, "chase", ids(5), memory={"dormant": (ids(9), ids(1))})
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.record_selection(2, "chase", ids(5), dormant=ids(1))
-    assert ledger.dormant().tolist() == [9]
+        ledger.record_selection(
+            2, "chase", ids(5), memory={"dormant": (ids(1), ids(1))}
+        )
+    assert remembered(ledger, 2) == [[9], [1]]
+
+
+def test_why_a_sample_was_chosen_is_kept(path):
+    ledger = Ledger(path, "abc")
+    scores = np.array([0.5, 0.25], dtype=np.float32)
+    ledger.record_selection(1, "entropy", ids(5, 3), scores=scores)
+    ledger.record_selection(2, "random", ids(4))
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT sample_id, score FROM request ORDER BY cycle, rank")
+        assert rows.fetchall() == [(5, 0.5), (3, 0.25), (4, None)]

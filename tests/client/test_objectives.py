@@ -1,6 +1,7 @@
 """The losses: worked by hand, and what they must not do."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, softmax
 
-from fairfal_flwr.client.objectives import (
-    alignment,
-    class_weights,
-    distillation,
-    kcfu,
-    random_batches,
-)
+from fairfal_flwr.client import objectives
+from fairfal_flwr.client.distillation import distillation
+from fairfal_flwr.client.objectives import OBJECTIVES
+from fairfal_flwr.client.objectives.alignment import alignment_loss
+from fairfal_flwr.client.objectives.kcfu import class_weights, kcfu_loss
 from fairfal_flwr.client.training import LabeledImages, supervised_loss
+from fairfal_flwr.client.unlabeled import random_batches
+from fairfal_flwr.config import RunConfig
 from fairfal_flwr.models import Classifier
 
 
@@ -65,7 +66,7 @@ def test_class_weights_go_by_rarity_and_leave_out_the_unseen():
 def test_kcfu_starts_as_the_balanced_softmax():
     """CE(z + log n, y), where class 2 has no label and so no share of the softmax."""
     counts = torch.tensor([3, 1, 0])
-    loss = kcfu(SERVER, counts, lambda _: UNLABELED, None, np.random.default_rng(0))
+    loss = kcfu_loss(SERVER, counts, lambda _: UNLABELED, None, None)
     logits = CLIENT(BATCH.inputs)
     shares = torch.tensor([3.0, 1.0]) * logits[:, :2].exp()
     shares = shares / shares.sum(dim=1, keepdim=True)
@@ -78,8 +79,8 @@ def test_kcfu_compensates_where_the_server_sees_a_rare_class(quirks):
     """The slow way, image by image, with the same random numbers."""
     counts = torch.tensor([3, 1, 0])
     rows = np.array([0, 1, 2])
-    supervised = kcfu(SERVER, counts, lambda _: UNLABELED, None, None)
-    loss = kcfu(
+    supervised = kcfu_loss(SERVER, counts, lambda _: UNLABELED, None, None)
+    loss = kcfu_loss(
         SERVER,
         counts,
         lambda rows: UNLABELED[torch.from_numpy(rows)],
@@ -111,7 +112,7 @@ def test_kcfu_compensates_where_the_server_sees_a_rare_class(quirks):
 
 def test_kcfu_has_finite_gradients_with_classes_unseen():
     model = linear([1.0, 0.0], [0.0, 1.0], [0.5, 0.5])
-    loss = kcfu(
+    loss = kcfu_loss(
         SERVER,
         torch.tensor([3, 1, 0]),
         lambda rows: UNLABELED[torch.from_numpy(rows)],
@@ -130,7 +131,7 @@ def test_kcfu_has_finite_gradients_with_classes_unseen():
 def test_alignment_pulls_to_the_server_or_to_the_past(quirks, targets):
     """Mean variation 4/3: only the second image, with 0, looks back."""
     previous = linear([1.0, 1.0], [0.0, 0.0], [0.0, 1.0])
-    loss = alignment(
+    loss = alignment_loss(
         SERVER,
         previous,
         torch.tensor([2, 0, 2]),
@@ -153,12 +154,19 @@ def test_alignment_pulls_to_the_server_or_to_the_past(quirks, targets):
     assert float(loss(CLIENT, BATCH)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_random_batches_go_over_all_rows_and_start_again():
+def test_random_batches_go_over_all_rows_and_start_again_in_another_order():
+    """Of 60 rows each pass takes three batches of 20, all of them, newly shuffled."""
+    batches = random_batches(60, 20, np.random.default_rng(0))
+    first, second = (np.concatenate([next(batches) for _ in range(3)]) for _ in "ab")
+    assert sorted(first) == sorted(second) == list(range(60))
+    assert not np.array_equal(first, second)
+
+
+def test_random_batches_drop_what_is_left_of_a_pass():
     batches = random_batches(7, 3, np.random.default_rng(0))
-    first, second, third = next(batches), next(batches), next(batches)
-    assert [len(first), len(second), len(third)] == [3, 3, 3]
-    assert len(set(first) | set(second)) == 6
-    assert len(set(first) | set(third)) < 6 or not np.array_equal(first, third)
+    passes = [[*next(batches), *next(batches)] for _ in range(20)]
+    assert all(len(set(rows)) == 6 for rows in passes)
+    assert len({frozenset(range(7)).difference(rows) for rows in passes}) > 1
 
 
 def test_random_batches_repeat_rows_where_a_network_needs_more():
@@ -171,3 +179,23 @@ def test_random_batches_repeat_rows_where_a_network_needs_more():
 def test_random_batches_of_few_rows_are_all_of_them():
     batches = random_batches(2, 64, np.random.default_rng(0))
     assert [sorted(next(batches)) for _ in range(2)] == [[0, 1], [0, 1]]
+
+
+def test_every_file_of_objectives_registers_one():
+    folder = Path(objectives.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "registry"}
+    registered = {entry.function.__module__ for entry in OBJECTIVES.values()}
+    assert {f"{objectives.__name__}.{file}" for file in files} == registered
+
+
+def test_the_config_names_the_objectives_and_their_options():
+    """The section of an objective has its name."""
+    for name, entry in OBJECTIVES.items():
+        RunConfig.from_flat({"train.objective": name})
+        prefix = f"{name}."
+        keys = {
+            key.removeprefix(prefix).replace("-", "_"): value
+            for key, value in RunConfig().to_flat().items()
+            if key.startswith(prefix)
+        }
+        assert keys == {o.name: o.default for o in entry.options.values()}

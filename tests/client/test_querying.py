@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from fairfal_flwr.client import querying
-from fairfal_flwr.client.last_round import LastRound
+from fairfal_flwr.client.last_round import LastRound, LastRoundFile
 from fairfal_flwr.client.local_models import LocalModels
-from fairfal_flwr.client.networks import Holdings
+from fairfal_flwr.client.objectives import OBJECTIVES
 from fairfal_flwr.client.participant import Participant
+from fairfal_flwr.client.plug import state_file
+from fairfal_flwr.client.pool import Holdings
 from fairfal_flwr.client.querying import PoolQuery
-from fairfal_flwr.config import RunConfig
+from fairfal_flwr.config import DistillConfig, LocalConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest, TrainRequest
 from fairfal_flwr.query import Selection, select
@@ -23,9 +25,12 @@ SMALL = {
     "num-clients": 3,
     "campaign.num-rounds": 2,
     "train.epochs": 3,
-    "local.max-epochs": 2,
-    "distill.max-epochs": 2,
     "query.strategy": "chase",
+}
+# The tests ask for models that the strategy of the run does not.
+BRIEF = {
+    "local": LocalConfig(max_epochs=2),
+    "distill": DistillConfig(max_epochs=2),
 }
 
 
@@ -36,7 +41,7 @@ def state(tmp_path):
 
 def participant(state, **overrides):
     config = RunConfig.from_flat(SMALL | state | overrides)
-    return Participant(config, 0, "test")
+    return Participant(config.model_copy(update=BRIEF), 0, "test")
 
 
 def annotated(state, **overrides):
@@ -60,10 +65,12 @@ def query(client, weights, strategy="entropy", cycle=2):
         global_imbalance=0.5,
         weights=weights,
     )
-    last = client.last_round.read()
-    return PoolQuery(
-        client.config, 0, client.networks, client.holdings(), request, last=last
-    )
+    last = last_round(client).read()
+    return PoolQuery(client.config, 0, client.networks, client.pool, request, last)
+
+
+def last_round(client):
+    return LastRoundFile(state_file(client.ledger.path, "last-round"))
 
 
 def parameters(model):
@@ -159,15 +166,16 @@ def test_a_client_that_was_not_chosen_uses_the_last_round_it_has(state, caplog):
 def test_the_changes_of_predictions_reach_the_strategy(state):
     client, weights = annotated(state)
     client.train(train_request(weights, number=1))
-    assert client.last_round.read() is None
+    assert last_round(client).read() is None
     client.train(train_request(weights))
-    last = client.last_round.read()
-    pool = client.networks.sample_ids(client.holdings().pool)
-    assert torch.equal(last.sample_ids, pool)
-    assert 0 < int(last.changes.max()) <= client.config.train.epochs - 1
-    context = query(client, weights, "chase")._context("chase")
-    assert torch.equal(context.prediction_changes, last.changes)
-    assert query(client, weights)._context("entropy").prediction_changes is None
+    last = last_round(client).read()
+    pool = client.pool.sample_ids(client.pool.as_of(1).pool)
+    assert last.sample_ids.tolist() == pool.tolist()
+    changes = last.watched["changes"]
+    assert 0 < changes.max() <= client.config.train.epochs - 1
+    context = query(client, weights, "chase")._context()
+    assert context.memory["changes"].tolist() == changes.tolist()
+    assert query(client, weights)._context().memory == {}
 
 
 def test_following_predictions_does_not_change_training(state, tmp_path):
@@ -180,52 +188,109 @@ def test_following_predictions_does_not_change_training(state, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_sleeps_survives_until_it_is_replaced(state, monkeypatch):
+def asleep(client, cycle):
+    return client.ledger.memory("dormant", cycle)[0].tolist()
+
+
+def test_what_a_strategy_remembers_survives_until_it_is_replaced(state, monkeypatch):
     """A strategy puts the first three to sleep, then wakes all that it is shown."""
     client, weights = annotated(state)
     seen = []
 
     def sleepy(name, context, budget, **options):
-        seen.append(context.dormant)
-        dormant = torch.zeros(context.pool_size, dtype=torch.bool)
-        dormant[:3] = context.dormant is None
-        return Selection(torch.arange(5, 8), dormant=dormant)
+        before = context.memory["dormant"]
+        seen.append(before)
+        dormant = torch.zeros_like(before)
+        dormant[:3] = not before.any()
+        return Selection(torch.arange(5, 8), memory={"dormant": dormant})
 
     monkeypatch.setattr(querying, "select", sleepy)
-    ids = client.networks.sample_ids(client.holdings().pool)[:3].tolist()
+    first_three = client.pool.sample_ids(client.pool.as_of(1).pool)[:3].tolist()
     for cycle in (2, 3):
         request = SelectRequest(
             campaign="test", cycle=cycle, strategy="chase", weights=weights
         )
         client.select(request)
-        asleep = participant(state).ledger.dormant().tolist()
-        assert asleep == (ids if cycle == 2 else [])
-    assert seen[0] is None
+        back = participant(state)
+        assert asleep(back, cycle) == (first_three if cycle == 2 else [])
+    assert asleep(back, 2) == first_three  # as of the cycle before
+    assert not seen[0].any()
     assert seen[1].nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_what_a_query_was_not_shown_sleeps_on(state, monkeypatch):
+    client, weights = annotated(state, **{"query.max-pool": 20})
+    ids = client.pool.sample_ids(client.pool.as_of(1).pool)
+    client.ledger.record_selection(
+        2, "chase", ids[:1], memory={"dormant": (ids[1:40], np.ones(39, np.int64))}
+    )
+
+    def wake(name, context, budget, **options):
+        awake = torch.zeros_like(context.memory["dormant"])
+        return Selection(torch.arange(budget), memory={"dormant": awake})
+
+    monkeypatch.setattr(querying, "select", wake)
+    shown = client.pool.sample_ids(client.pool.shown(3).pool)
+    client.select(
+        SelectRequest(campaign="test", cycle=3, strategy="chase", weights=weights)
+    )
+    assert asleep(client, 3) == sorted(set(ids[1:40]) - set(shown))
 
 
 def test_a_strategy_without_that_memory_leaves_the_sleepers_alone(state):
     client, _ = annotated(state)
     client.ledger.record_selection(
-        7, "chase", np.array([], np.int64), dormant=np.array([3])
+        7,
+        "chase",
+        np.array([], np.int64),
+        memory={"dormant": (np.array([3]), np.array([1]))},
     )
     client.select(SelectRequest(campaign="test", cycle=8, strategy="random"))
-    assert client.ledger.dormant().tolist() == [3]
+    assert asleep(client, 8) == [3]
 
 
 def test_a_sampled_pool_is_a_seeded_part_of_it(state):
     client, _ = annotated(state, **{"query.max-pool": 50})
-    holdings = client.holdings()
-    shown = client._shown(holdings, 2).pool
+    whole = client.pool.as_of(1).pool.tolist()
+    shown = client.pool.shown(2).pool
     assert len(shown) == 50
-    assert shown.tolist() == sorted(set(shown.tolist()) & set(holdings.pool.tolist()))
-    assert torch.equal(shown, client._shown(holdings, 2).pool)
-    assert not torch.equal(shown, client._shown(holdings, 3).pool)
+    assert shown.tolist() == sorted(set(shown.tolist()) & set(whole))
+    assert torch.equal(shown, client.pool.shown(2).pool)
+    assert not torch.equal(shown, client.pool.shown(3).pool)
 
 
 def test_a_sampled_pool_is_never_below_the_budget(state):
     client, _ = annotated(state, **{"query.max-pool": 1})
-    assert len(client._shown(client.holdings(), 2).pool) == client._budget()
+    assert len(client.pool.shown(2).pool) == client.pool.budget
+
+
+def test_what_is_asked_and_answered_is_seen_as_of_a_cycle(state, monkeypatch):
+    """An answer that comes after the training began counts from the next cycle on."""
+    client, weights = annotated(state)
+    before = client.pool.as_of(1)
+    trained = client.train(train_request(weights, number=1))
+    ids = client.pool.sample_ids(before.pool)[:2]
+    client.ledger.record_selection(2, "random", ids)
+    client.ledger.record_answers(ids, np.array([0, 1]), "late")
+    again = participant(state)
+    repeated = again.train(train_request(weights, number=1))
+    assert repeated.num_examples == trained.num_examples == len(before.labels)
+    assert all(torch.equal(w, repeated.weights[n]) for n, w in trained.weights.items())
+    assert torch.equal(again.pool.as_of(1).pool, before.pool)
+    after = again.pool.as_of(2)
+    assert len(after.labels) == len(before.labels) + 2
+    assert len(after.pool) == len(before.pool) - 2
+
+
+def test_a_query_sees_the_labels_that_the_cycle_before_was_trained_with(state):
+    client, weights = annotated(state)
+    client.train(train_request(weights, number=1))
+    client.ledger.record_answers(
+        client.ledger.selection(1)[:1], np.array([9]), "a second thought"
+    )
+    late = query(client, weights).holdings.labels
+    assert torch.equal(late, client.pool.as_of(1).labels)
+    assert not torch.equal(late, client.pool.as_of(2).labels)
 
 
 def test_sleepers_are_sampled_only_where_the_others_are_too_few():
@@ -241,8 +306,7 @@ def test_sleepers_are_sampled_only_where_the_others_are_too_few():
 
 def test_a_query_of_a_sampled_pool_asks_for_what_was_shown(state):
     client, weights = annotated(state, **{"query.max-pool": 20})
-    holdings = client.holdings()
-    shown = client.networks.sample_ids(client._shown(holdings, 2).pool).tolist()
+    shown = client.pool.sample_ids(client.pool.shown(2).pool).tolist()
     client.select(
         SelectRequest(campaign="test", cycle=2, strategy="chase", weights=weights)
     )
@@ -252,9 +316,8 @@ def test_a_query_of_a_sampled_pool_asks_for_what_was_shown(state):
 def test_predictions_are_followed_of_what_the_next_query_is_shown(state):
     client, weights = annotated(state, **{"query.max-pool": 20})
     client.train(train_request(weights))
-    shown = client._shown(client.holdings(), 2).pool
-    followed = client.last_round.read().sample_ids
-    assert torch.equal(followed, client.networks.sample_ids(shown))
+    shown = client.pool.sample_ids(client.pool.shown(2).pool)
+    assert last_round(client).read().sample_ids.tolist() == shown.tolist()
 
 
 def test_what_a_strategy_cannot_do_is_one_clear_line(state):
@@ -280,6 +343,17 @@ def test_an_objective_changes_training_and_repeats_itself(state, tmp_path, objec
     assert all(torch.isfinite(w).all() for w in trained[0].values())
 
 
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_same_request_again_gives_the_same_reply(state, objective):
+    chosen = {"train.objective": objective, "query.strategy": "random"}
+    client, weights = annotated(state, **chosen)
+    client.train(train_request(weights, number=1))
+    first = client.train(train_request(weights, number=2))
+    again = client.train(train_request(weights, number=2))
+    assert again.loss == first.loss
+    assert all(torch.equal(w, again.weights[n]) for n, w in first.weights.items())
+
+
 @pytest.mark.parametrize("objective", ["kcfu", "alignment"])
 def test_an_objective_does_without_a_pool(state, objective):
     client, weights = annotated(
@@ -294,7 +368,7 @@ def test_a_last_round_of_another_cycle_gives_no_alignment(state):
     chosen = {"train.objective": "alignment", "query.strategy": "random"}
     client, weights = annotated(state, **chosen)
     aligned = client.train(train_request(weights, cycle=1, number=2)).weights
-    stale = LastRound(9, 1, weights, torch.zeros(0).long(), torch.zeros(0).long())
-    client.last_round.write(stale)
+    stale = LastRound(9, 1, weights)
+    last_round(client).write(stale)
     again = client.train(train_request(weights, cycle=1, number=2)).weights
     assert all(torch.equal(w, again[name]) for name, w in aligned.items())

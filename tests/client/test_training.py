@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fairfal_flwr.client.plug import Plug
 from fairfal_flwr.client.sgd import SGD
 from fairfal_flwr.client.training import (
     LabeledImages,
@@ -45,8 +46,9 @@ def test_one_step_is_sgd_by_hand():
     model = Classifier(nn.Flatten(), head)
     data = LabeledImages(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([0]))
     settings = TrainConfig(epochs=1, weight_decay=0.0)
-    loss = train_round(model, data, settings, lr=0.1, generator=generator())
-    assert loss == pytest.approx(0.6931, abs=1e-4)
+    trained = train_round(model, data, settings, lr=0.1, generator=generator())
+    assert trained.loss == pytest.approx(0.6931, abs=1e-4)
+    assert trained.steps == 1
     expected = torch.tensor([[0.05, 0.15], [-0.05, -0.15]])
     torch.testing.assert_close(head.weight.detach(), expected)
 
@@ -70,7 +72,7 @@ def test_training_lowers_the_loss():
     model, data, settings = small_model(), blobs(), TrainConfig(batch_size=10)
     first = train_round(model, data, settings, lr=0.01, generator=generator())
     last = train_round(model, data, settings, lr=0.01, generator=generator())
-    assert last < first
+    assert last.loss < first.loss
 
 
 def test_gradient_corrections_act_before_the_step():
@@ -82,6 +84,9 @@ def test_gradient_corrections_act_before_the_step():
         for parameter in model.parameters():
             parameter.grad.zero_()
 
+    listener = Plug()
+    listener.correct = cancel
+
     settings = TrainConfig(weight_decay=0.0, epochs=2)
     train_round(
         model,
@@ -89,7 +94,7 @@ def test_gradient_corrections_act_before_the_step():
         settings,
         lr=0.1,
         generator=generator(),
-        correct_gradients=cancel,
+        listeners=[listener],
     )
     assert torch.equal(weights(model), before)
 
@@ -98,7 +103,7 @@ def test_the_objective_can_be_replaced():
     def constant(model, batch):
         return 0 * model(batch.inputs).sum() + 2
 
-    loss = train_round(
+    trained = train_round(
         small_model(),
         blobs(),
         TrainConfig(),
@@ -106,7 +111,7 @@ def test_the_objective_can_be_replaced():
         generator=generator(),
         objective=constant,
     )
-    assert loss == pytest.approx(2.0)
+    assert trained.loss == pytest.approx(2.0)
 
 
 def test_a_last_batch_of_one_image_trains():
@@ -129,11 +134,11 @@ def test_a_network_that_needs_two_images_gets_them(count, batch_size):
     steps = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SGD, "step", lambda optimizer: steps.append(optimizer.lr))
-        loss = train_round(model, data, settings, lr=0.01, generator=generator())
+        trained = train_round(model, data, settings, lr=0.01, generator=generator())
     assert len(steps) == settings.epochs * steps_per_epoch(count, batch_size, 2)
     if count == 1:  # twice the same image: normalized, it is zero
         expected = cross_entropy(model.head.bias.detach()[None], data.labels)
-        assert loss == pytest.approx(float(expected), rel=1e-3)
+        assert trained.loss == pytest.approx(float(expected), rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,43 +2,47 @@
 
 import json
 import logging
+import os
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from image_files import write_npz
+from image_files import write_npz, write_tree
 
 from fairfal_flwr import files
-from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import deal as deal_module
-from fairfal_flwr.data import load_image_set, load_shard
+from fairfal_flwr.data import (
+    ImageSpec,
+    PartitionSpec,
+    ShardCache,
+    load_image_set,
+    load_shard,
+)
 from fairfal_flwr.data import shard as shard_module
-from fairfal_flwr.data.cache import Entry, ShardCache
+from fairfal_flwr.data.cache import Entry
+from fairfal_flwr.data.partition import partition_rows
 from fairfal_flwr.errors import UserError
 
+TWO_CLIENTS = PartitionSpec(num_clients=2)
 
-def run(tmp_path, **keys) -> RunConfig:
-    """Return a run of two clients on a small archive, with a cache of its own."""
+
+def archive(tmp_path, **keys) -> ImageSpec:
+    """Return the images of a small archive."""
     if not (tmp_path / "set.npz").exists():
         write_npz(tmp_path / "set.npz")
-    defaults = {
-        "data.name": "npz",
-        "data-dir": str(tmp_path / "set.npz"),
-        "state-dir": str(tmp_path / "state"),
-        "num-clients": 2,
-        "data.imbalance-ratio": 1.0,
-    }
-    return RunConfig.from_flat(defaults | keys)
+    return ImageSpec("npz", **{"folder": str(tmp_path / "set.npz"), **keys})
 
 
 def new_process() -> None:
-    for cached in (load_image_set, deal_module._dealt, deal_module._training_rows):
-        cached.cache_clear()
+    load_image_set.cache_clear()
+    partition_rows.cache_clear()
 
 
-def load(config, client=0, data_path=""):
+def load(tmp_path, client=0, *, images=None, partition=TWO_CLIENTS, **limits):
+    """Load a shard as a new process does, by a cache below the folder."""
     new_process()
-    return load_shard(config, client, data_path)
+    cache = ShardCache(tmp_path / "shards", **{"limit_mb": 8, "memory_mb": 8, **limits})
+    return load_shard(images or archive(tmp_path), partition, client, cache=cache)
 
 
 def same(first, second) -> bool:
@@ -68,55 +72,118 @@ def forbid_making(monkeypatch):
 
 
 def entries(tmp_path):
-    return sorted((tmp_path / "state" / "shards").iterdir())
+    return sorted((tmp_path / "shards").iterdir())
 
 
 def test_a_second_process_reads_the_same_shard_from_the_cache(tmp_path, forbid_making):
-    config = run(tmp_path)
-    made = [load(config, client) for client in range(2)]
+    made = [load(tmp_path, client) for client in range(2)]
     forbid_making()
-    assert all(same(made[k], load(config, k)) for k in range(2))
+    assert all(same(made[k], load(tmp_path, k)) for k in range(2))
     assert len(entries(tmp_path)) == 2
+
+
+def test_a_shard_without_a_cache_is_the_same(tmp_path):
+    new_process()
+    loaded = load_shard(archive(tmp_path), TWO_CLIENTS, 1)
+    assert same(loaded, load(tmp_path, 1))
 
 
 def test_a_shard_above_the_limit_is_mapped_and_the_file_cannot_change(
     tmp_path, forbid_making
 ):
-    config = run(tmp_path, **{"data.memory-mb": 0})
-    made = load(config)
+    made = load(tmp_path)
     forbid_making()
-    mapped, _ = load(config)
+    mapped, _ = load(tmp_path, memory_mb=0)
     assert same(made, (mapped, made[1]))
     mapped.images.zero_()
-    assert same(made, load(config))
+    assert same(made, load(tmp_path))
+
+
+@pytest.mark.parametrize(("memory_mb", "mapped"), [(0, True), (1, False)])
+def test_arrays_above_the_limit_stay_on_disk(tmp_path, memory_mb, mapped):
+    cache = ShardCache(tmp_path, limit_mb=1, memory_mb=memory_mb)
+    cache.save("a", entry(100))
+    assert isinstance(cache.load("a").arrays["images"], np.memmap) == mapped
 
 
 @pytest.mark.parametrize(
-    "keys",
-    [
-        {"seed": 1},
-        {"num-clients": 3},
-        {"data.alpha": 5.0},
-        {"data.imbalance-ratio": 2.0},
-        {"data.long-tail": "step"},
-        {"data.image-size": 32},
-        {"data.channels": 3},
-        {"data.class-names": "a,b,c"},
-        {"data.normalization": "imagenet"},
-        {"data.partition-seed": 5},
-    ],
+    ("images", "partition"),
+    [({}, {"seed": 1}), ({}, {"alpha": 5.0}), ({"channels": 3}, {})],
 )
-def test_another_configuration_is_another_entry(tmp_path, keys):
-    load(run(tmp_path))
-    load(run(tmp_path, **keys))
+def test_another_deal_or_form_is_another_entry(tmp_path, images, partition):
+    load(tmp_path)
+    load(
+        tmp_path,
+        images=archive(tmp_path, **images),
+        partition=replace(TWO_CLIENTS, **partition),
+    )
     assert len(entries(tmp_path)) == 2
 
 
+DEALS = {
+    **{"num_clients": 3, "seed": 1, "partition_seed": 1, "long_tail": "step"},
+    **{"imbalance_ratio": 2.0, "partitioner": "iid", "alpha": 1.0},
+    "classes_per_client": 3,
+}
+FORMS = {
+    **{"name": "octmnist", "folder": "copy.npz", "class_names": ("a", "b", "c")},
+    **{"image_size": 32, "channels": 3, "normalization": "half"},
+    "of_one_client": True,
+}
+
+
+def test_every_part_of_a_deal_enters_the_key(tmp_path):
+    assert DEALS.keys() == {field.name for field in fields(PartitionSpec)}
+    images = archive(tmp_path)
+    others = [replace(TWO_CLIENTS, **{key: value}) for key, value in DEALS.items()]
+    keys = {shard_module._key(images, deal, 0) for deal in [TWO_CLIENTS, *others]}
+    assert len(keys) == 1 + len(DEALS)
+    assert shard_module._key(images, TWO_CLIENTS, 1) not in keys
+
+
+def test_every_part_of_the_images_enters_the_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert FORMS.keys() | {"memory_mb"} == {field.name for field in fields(ImageSpec)}
+    images = archive(tmp_path)
+    (tmp_path / "copy.npz").write_bytes((tmp_path / "set.npz").read_bytes())
+    others = [replace(images, **{key: value}) for key, value in FORMS.items()]
+    keys = {shard_module._key(each, TWO_CLIENTS, 0) for each in [images, *others]}
+    assert len(keys) == 1 + len(FORMS)
+
+
+def test_what_is_no_part_of_the_images_is_no_other_entry(
+    tmp_path, forbid_making, monkeypatch
+):
+    made = load(tmp_path)
+    forbid_making()
+    assert same(made, load(tmp_path, images=archive(tmp_path, memory_mb=1)))
+    monkeypatch.chdir(tmp_path)
+    assert same(made, load(tmp_path, images=archive(tmp_path, folder="set.npz")))
+
+
+def test_the_working_directory_does_not_matter_to_a_set_in_its_usual_place(
+    tmp_path, monkeypatch
+):
+    before = shard_module._key(ImageSpec("digits"), TWO_CLIENTS, 0)
+    monkeypatch.chdir(tmp_path)
+    assert shard_module._key(ImageSpec("digits"), TWO_CLIENTS, 0) == before
+
+
+def test_the_same_files_read_from_another_folder_are_another_entry(tmp_path):
+    """Class folders below `test` are no training images, unless `test` is the root."""
+    write_tree(tmp_path, splits=("test",))
+    inside = ImageSpec("folder", str(tmp_path / "test"), of_one_client=True)
+    assert len(load(tmp_path / "cache", images=inside)[0]) == 5
+    whole = replace(inside, folder=str(tmp_path))
+    with pytest.raises(UserError, match="which has no training images"):
+        load(tmp_path / "cache", images=whole)
+
+
 def test_changed_files_are_read_again(tmp_path):
-    first, _ = load(run(tmp_path))
-    write_npz(tmp_path / "set.npz", train_images=np.zeros((12, 28, 28), np.uint8))
-    second, _ = load(run(tmp_path))
-    assert second.images.max() == 0
+    first, _ = load(tmp_path)
+    write_npz(tmp_path / "set.npz", train_images=np.full((12, 28, 28), 9, np.uint8))
+    second, _ = load(tmp_path)
+    assert second.images.unique().tolist() == [9]
     assert first.fingerprint != second.fingerprint
 
 
@@ -141,20 +208,18 @@ def flip_last_byte(path):
     ],
 )
 def test_a_damaged_entry_is_made_anew(tmp_path, name, damage, forbid_making):
-    config = run(tmp_path)
-    made = load(config)
+    made = load(tmp_path)
     damage(entries(tmp_path)[0] / name)
-    assert same(made, load(config))
+    assert same(made, load(tmp_path))
     forbid_making()
-    assert same(made, load(config))
+    assert same(made, load(tmp_path))
 
 
 def test_arrays_that_belong_to_another_entry_are_not_taken(tmp_path):
-    config = run(tmp_path)
-    made = [load(config, client) for client in range(2)]
+    made = [load(tmp_path, client) for client in range(2)]
     first, second = entries(tmp_path)
     (first / "images.npy").write_bytes((second / "images.npy").read_bytes())
-    assert all(same(made[k], load(config, k)) for k in range(2))
+    assert all(same(made[k], load(tmp_path, k)) for k in range(2))
 
 
 def test_a_full_disk_costs_no_run_and_leaves_nothing(tmp_path, monkeypatch, caplog):
@@ -163,7 +228,7 @@ def test_a_full_disk_costs_no_run_and_leaves_nothing(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(files.os, "fsync", full)
     with caplog.at_level(logging.WARNING, "fairfal.data"):
-        shard, _ = load(run(tmp_path))
+        shard, _ = load(tmp_path)
     assert len(shard) == 6
     assert "not cached in" in caplog.text
     assert "No space left on device" in caplog.text
@@ -171,16 +236,17 @@ def test_a_full_disk_costs_no_run_and_leaves_nothing(tmp_path, monkeypatch, capl
 
 
 def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, caplog):
-    (tmp_path / "file").write_bytes(b"")
+    images = archive(tmp_path)
+    (tmp_path / "shards").write_bytes(b"")
     with caplog.at_level(logging.WARNING, "fairfal.data"):
-        shard, _ = load(run(tmp_path, **{"state-dir": str(tmp_path / "file")}))
+        shard, _ = load(tmp_path, images=images)
     assert len(shard) == 6
     assert "Not a directory" in caplog.text
 
 
 def test_no_cache_is_kept_where_none_is_wanted(tmp_path):
-    load(run(tmp_path, **{"data.cache-mb": 0}))
-    assert not (tmp_path / "state").exists()
+    load(tmp_path, limit_mb=0)
+    assert not (tmp_path / "shards").exists()
 
 
 def entry(size: int) -> Entry:
@@ -193,8 +259,6 @@ def test_the_oldest_entries_make_room(tmp_path):
         cache.save(key, entry(400_000))
         manifest = tmp_path / key / "manifest.json"
         if manifest.exists():
-            import os
-
             os.utime(manifest, (number, number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
     cache.save("d", entry(1 << 21))
@@ -202,32 +266,34 @@ def test_the_oldest_entries_make_room(tmp_path):
     assert cache.load("c") is not None
 
 
-def test_a_node_s_own_images_depend_on_no_seed(tmp_path, forbid_making):
-    config = run(tmp_path)
-    made = load(config, 1, str(tmp_path / "set.npz"))
+def test_a_node_s_own_images_depend_on_no_deal(tmp_path, forbid_making):
+    images = archive(tmp_path, of_one_client=True)
+    made = load(tmp_path, 1, images=images)
     assert len(made[0]) == 12
     forbid_making()
-    assert same(made, load(run(tmp_path, seed=7), 1, str(tmp_path / "set.npz")))
+    other = PartitionSpec(num_clients=3, seed=7, partition_seed=7)
+    assert same(made, load(tmp_path, 2, images=images, partition=other))
 
 
 def test_unlabeled_shards_stay_unlabeled(tmp_path, forbid_making):
     write_npz(tmp_path / "set.npz", train_labels=None)
-    config = run(tmp_path, **{"data.class-names": "a,b,c", "data.partitioner": "iid"})
-    made = load(config)
+    images = archive(tmp_path, class_names=("a", "b", "c"))
+    partition = replace(TWO_CLIENTS, partitioner="iid")
+    made = load(tmp_path, images=images, partition=partition)
     assert made[1] is None
     forbid_making()
-    assert load(config)[1] is None
+    assert load(tmp_path, images=images, partition=partition)[1] is None
 
 
 def test_the_manifest_holds_no_label(tmp_path):
-    load(run(tmp_path))
+    load(tmp_path)
     manifest = json.loads((entries(tmp_path)[0] / "manifest.json").read_text())
     assert set(manifest["facts"]) == {"class_names", "mean", "std", "fingerprint"}
 
 
 def test_missing_files_are_told_and_not_found_in_the_cache(tmp_path):
-    config = run(tmp_path)
-    load(config)
+    images = archive(tmp_path)
+    load(tmp_path, images=images)
     (tmp_path / "set.npz").unlink()
     with pytest.raises(UserError, match="there is no folder"):
-        load(config)
+        load(tmp_path, images=images)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from image_files import python2_pickle, write_cifar
 
-from fairfal_flwr.data import Request, load_image_set
+from fairfal_flwr.data import ImageSpec, load_image_set
 from fairfal_flwr.errors import UserError
 
 
 def load(folder, name="cifar10", **options):
     load_image_set.cache_clear()
-    return load_image_set(Request(name, str(folder), **options))
+    return load_image_set(ImageSpec(name, str(folder), **options))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 import fairfal_flwr.data
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import SOURCES, Request, digits, fashion_mnist, load_image_set
+from fairfal_flwr.data import SOURCES, ImageSpec, digits, fashion_mnist, load_image_set
 from fairfal_flwr.data.fashion_mnist import DEBIAN_FOLDER, FILES, read_fashion_mnist
 from fairfal_flwr.errors import UserError
 
@@ -25,7 +25,7 @@ needs_fashion_mnist = pytest.mark.skipif(
 )
 
 
-DIGITS = Request("digits")
+DIGITS = ImageSpec("digits")
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -127,7 +127,7 @@ def test_an_unknown_image_set_lists_the_known_ones():
         UserError,
         match=r"`data.name` is 'mnist'; allowed: digits, fashion-mnist, cifar10, .*",
     ):
-        load_image_set(Request("mnist"))
+        load_image_set(ImageSpec("mnist"))
 
 
 @pytest.mark.parametrize("name", [*SOURCES, "hf:ylecun/mnist"])
@@ -340,7 +340,7 @@ def test_a_failed_download_says_where_it_looked_and_what_to_do(
 
 @needs_fashion_mnist
 def test_debian_s_fashion_mnist_is_the_real_one():
-    images = load_image_set(Request("fashion-mnist"))
+    images = load_image_set(ImageSpec("fashion-mnist"))
     assert images.train_images.shape == (60000, 1, 28, 28)
     assert images.test_images.shape == (10000, 1, 28, 28)
     assert images.train_labels.bincount().tolist() == [6000] * 10

@@ -3,17 +3,19 @@
 Slow for its imports: flwr-datasets takes as long as all other tests of the folder.
 """
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fairfal_flwr.config import DataConfig, RunConfig
-from fairfal_flwr.data import Request, load_image_set, load_shard
-from fairfal_flwr.data.deal import _training_rows
+from fairfal_flwr.config.data import PARTITIONERS
+from fairfal_flwr.data import ImageSpec, PartitionSpec, load_image_set, load_shard
+from fairfal_flwr.data.partition import _kept_rows
 from fairfal_flwr.errors import UserError
 
 pytestmark = pytest.mark.slow
+
+DIGITS = ImageSpec("digits")
 
 
 def partitioner(dataset: Any, num_partitions: int, alpha: float, seed: int = 0) -> Any:
@@ -28,11 +30,12 @@ def partitioner(dataset: Any, num_partitions: int, alpha: float, seed: int = 0) 
 def test_flower_s_partitions_are_the_shards(ratio):
     from datasets import ClassLabel, Dataset, Features, Value
 
-    run = RunConfig.from_flat(
-        {"seed": 3, "data.imbalance-ratio": ratio, "data.alpha": 0.3}
+    partition = PartitionSpec(
+        num_clients=5, seed=3, partition_seed=3, imbalance_ratio=ratio, alpha=0.3
     )
-    rows = _training_rows(Request("digits"), run.data, 3)
-    labels = load_image_set(Request("digits")).train_labels.numpy()[rows]
+    digits = load_image_set(DIGITS)
+    rows = _kept_rows(digits, partition)
+    labels = digits.train_labels.numpy()[rows]
     dataset = Dataset.from_dict(
         {"label": labels, "row": rows},
         features=Features({"label": ClassLabel(num_classes=10), "row": Value("int64")}),
@@ -41,7 +44,7 @@ def test_flower_s_partitions_are_the_shards(ratio):
     assert parts.num_partitions == 5
     for client in range(5):
         mine = np.asarray(parts.load_partition(client)["row"][:])
-        assert np.array_equal(mine, load_shard(run, client)[0].sample_ids)
+        assert np.array_equal(mine, load_shard(DIGITS, partition, client)[0].sample_ids)
 
 
 def test_plain_integers_will_do_as_labels():
@@ -62,7 +65,7 @@ def test_more_partitions_than_rows_are_refused():
         parts.load_partition(0)
 
 
-NAMES = get_args(DataConfig.model_fields["partitioner"].annotation)
+NAMES = list(PARTITIONERS)
 
 
 def test_the_config_names_every_partitioner():
@@ -123,18 +126,14 @@ def test_a_deal_that_a_partitioner_cannot_make_is_one_line():
 
 @pytest.mark.parametrize("name", ["iid", "linear", "exponential", "dirichlet"])
 def test_a_client_without_images_is_an_error(name):
-    run = RunConfig.from_flat(
-        {"num-clients": 1500, "data.partitioner": name, "data.imbalance-ratio": 1.0}
-    )
+    partition = PartitionSpec(num_clients=1500, partitioner=name)
     with pytest.raises(UserError, match=rf"^`data.partitioner` is '{name}'"):
-        load_shard(run, 0)
+        load_shard(DIGITS, partition, 0)
 
 
 def test_the_test_set_follows_the_training_images():
-    run = RunConfig.from_flat(
-        {"data.partitioner": "pathological", "data.imbalance-ratio": 1.0}
-    )
-    shards = [load_shard(run, client) for client in range(5)]
+    partition = PartitionSpec(num_clients=5, partitioner="pathological")
+    shards = [load_shard(DIGITS, partition, client) for client in range(5)]
     assert sum(len(shard.test_labels) for shard, _ in shards) == 360
     used = set().union(*(labels.tolist() for _, labels in shards))
     for shard, labels in shards:

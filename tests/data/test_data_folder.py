@@ -8,13 +8,13 @@ import torch
 from image_files import picture, write_tree
 from PIL import Image
 
-from fairfal_flwr.data import Request, load_image_set, pictures, reading
+from fairfal_flwr.data import ImageSpec, load_image_set, pictures, reading
 from fairfal_flwr.errors import UserError
 
 
 def load(folder, **options):
     load_image_set.cache_clear()
-    return load_image_set(Request("folder", str(folder), **options))
+    return load_image_set(ImageSpec("folder", str(folder), **options))
 
 
 def refused(folder, match, **options):
@@ -266,4 +266,4 @@ def test_no_room_for_mapped_images_is_told_before_any_is_read(tmp_path, monkeypa
 
 def test_nothing_to_stack_is_a_defect():
     with pytest.raises(AssertionError):
-        pictures.stack([], Request("folder"))
+        pictures.stack([], ImageSpec("folder"))

@@ -6,7 +6,7 @@ Slow for its imports.
 import pytest
 from image_files import picture
 
-from fairfal_flwr.data import Request, load_image_set
+from fairfal_flwr.data import ImageSpec, load_image_set
 from fairfal_flwr.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def save(path, **splits):
 
 def load(folder, name="hf:owner/pets", **options):
     load_image_set.cache_clear()
-    return load_image_set(Request(name, str(folder), **options))
+    return load_image_set(ImageSpec(name, str(folder), **options))
 
 
 def test_a_saved_set_is_read_without_a_network(tmp_path):

@@ -1,4 +1,4 @@
-"""The long tail of METHOD section 2."""
+"""The long tail of method §2."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import pytest
 import torch
 from image_files import write_npz
 
-from fairfal_flwr.data import Request, load_image_set
+from fairfal_flwr.data import ImageSpec, load_image_set
 from fairfal_flwr.data.npz import MEDMNIST
 from fairfal_flwr.errors import UserError
 
@@ -17,7 +17,7 @@ OCT = {"train_labels": np.arange(12)[:, None] % 4, "test_labels": np.arange(6) %
 
 def load(folder, name="npz", **options):
     load_image_set.cache_clear()
-    return load_image_set(Request(name, str(folder), **options))
+    return load_image_set(ImageSpec(name, str(folder), **options))
 
 
 def test_a_file_or_the_only_file_of_a_folder(tmp_path):

@@ -104,16 +104,16 @@ def test_images_are_pinned(services):
         r"^ARG FLOWER=(\S+)", (compose.DOCKER / "Dockerfile").read_text(), re.MULTILINE
     )
     assert flower is not None
-    assert flower[1].startswith("1.41.0-")
+    assert flower[1].startswith("1.42.0-")
     for service in services.values():
         repository, tag = service["image"].split(":")
-        expected = "1.41.0" if repository.startswith("flwr/") else "0.1.0"
+        expected = "1.42.0" if repository.startswith("flwr/") else "0.1.0"
         assert tag.removesuffix("-cuda") == expected
 
 
 def test_the_images_are_flwrs_version_that_is_tested():
     constraints = (compose.DOCKER.parent / "constraints.txt").read_text()
-    assert "\nflwr==1.41.0\n" in constraints
+    assert "\nflwr==1.42.0\n" in constraints
 
 
 def test_with_tls_nothing_crosses_hosts_in_the_clear():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from wire import entropy, found, plain_requests
 
-from fairfal_flwr.launch import COMPLETED
+from fairfal_flwr.command.launch import COMPLETED
 
 pytestmark = pytest.mark.slow
 

@@ -6,20 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fairfal_flwr.config import ModelConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.initial import initial_model
+from fairfal_flwr.models import Architecture
 
 
 def build(file="", name="cnn4", classes=4, seed=0, side=16, channels=1, **options):
-    return initial_model(
-        ModelConfig(name=name, weights=str(file)),
-        in_channels=channels,
-        image_size=(side, side),
-        num_classes=classes,
-        seed=seed,
-        **options,
-    )
+    architecture = Architecture(name, str(file), channels, (side, side), classes)
+    return architecture.build(seed, **options)
 
 
 def same(first, second, prefix=""):

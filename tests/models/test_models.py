@@ -1,16 +1,32 @@
 """Every network is features and one linear layer, in the shape that is promised."""
 
+import math
+
 import pytest
 import torch
 
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.models import MODELS, build_model, inference, input_rule, predict
+from fairfal_flwr.models import (
+    MODELS,
+    Architecture,
+    as_input,
+    build_model,
+    inference,
+    predict,
+)
 
 SMALLEST = {"cnn4": 16, "resnet10": 9, "resnet18": 9, "mobilenet": 9}
 FEATURES = {"cnn4": 64, "resnet10": 512, "resnet18": 512, "mobilenet": 1280}
-# The published sizes of the forms for CIFAR, for 3 channels and 10 classes.
-PARAMETERS = {"resnet18": 11_173_962, "mobilenet": 2_236_682}
+# For 3 channels and 10 classes: the published sizes of the forms for CIFAR; CNN-4 by
+# hand, convolutions with bias and BatchNorm; ResNet-10 is ResNet-18 without its second
+# blocks, each of two convolutions of 3x3 and their BatchNorm.
+PARAMETERS = {
+    "cnn4": 3 * 576 + 64 + 3 * (64 * 576 + 64) + 4 * 128 + 256 * 10 + 10,
+    "resnet10": 11_173_962 - sum(18 * w * w + 4 * w for w in (64, 128, 256, 512)),
+    "resnet18": 11_173_962,
+    "mobilenet": 2_236_682,
+}
 
 
 def build(name, side=28, *, channels=1, classes=10, seed=0):
@@ -45,7 +61,7 @@ def test_the_smallest_image_trains_in_a_batch_of_one(name):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_size_is_the_published_one(name):
+def test_the_size_is_the_known_one(name):
     model = build(name, 32, channels=3)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
@@ -79,9 +95,25 @@ def test_the_config_takes_known_ones(name):
 
 
 def test_the_rule_for_grey_images_is_said():
-    assert "repeated three times" in input_rule("torchvision:resnet18", 1)
-    assert "as they are" in input_rule("torchvision:resnet18", 3)
-    assert "as they are" in input_rule("resnet18", 1)
+    def rule(name, channels):
+        images = torch.empty(0, channels, 8, 8)
+        return Architecture.for_images(name, "", images, 2).input_rule
+
+    assert "repeated three times" in rule("torchvision:resnet18", 1)
+    assert "as they are" in rule("torchvision:resnet18", 3)
+    assert "as they are" in rule("resnet18", 1)
+
+
+def test_an_architecture_takes_its_shape_from_images_if_there_are_any_or_not():
+    images = torch.empty(0, 3, 20, 30, dtype=torch.uint8)
+    architecture = Architecture.for_images("cnn4", "", images, 6)
+    assert architecture == Architecture("cnn4", "", 3, (20, 30), 6)
+    model = architecture.build(seed=2)
+    same = build_model(
+        "cnn4", in_channels=3, image_size=(20, 30), num_classes=6, seed=2
+    )
+    assert model(torch.rand(2, 3, 20, 30)).shape == (2, 6)
+    assert all(map(torch.equal, model.parameters(), same.parameters()))
 
 
 @pytest.mark.slow
@@ -156,3 +188,37 @@ def test_rows_are_predicted_as_if_they_were_all_there_is(monkeypatch):
     probs, features = predict(model, images, [0.5], [0.25], rows=rows[:0])
     assert probs.shape == (0, 3)
     assert len(features) == 0
+
+
+def test_pixels_are_normalized_by_hand():
+    images = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
+    found = as_input(images, mean=[0.5, 0.2], std=[0.5, 0.1])
+    assert found.dtype == torch.float32
+    assert found.flatten().tolist() == pytest.approx([-1.0, 1.0, 0.0, 2.0], abs=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_prediction_is_the_softmax_of_each_image_by_itself(monkeypatch, training):
+    monkeypatch.setattr(inference, "BATCH_SIZE", 3)
+    model = build("cnn4", 16, channels=3, classes=4).train(training)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    probs, features = predict(model, images, mean, std)
+    assert model.training == training
+    assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
+    model.eval()
+    for image, row, feature in zip(images, probs, features, strict=True):
+        planes = [(image[c] / 255.0 - mean[c]) / std[c] for c in range(3)]
+        slow = model.backbone(torch.stack(planes)[None])[0]
+        assert torch.allclose(feature, slow, atol=1e-5)
+        exponents = [
+            float(weights @ slow + bias)
+            for weights, bias in zip(model.head.weight, model.head.bias, strict=True)
+        ]
+        whole = sum(math.exp(value) for value in exponents)
+        plain = [math.exp(value) / whole for value in exponents]
+        assert row.tolist() == pytest.approx(plain, abs=1e-5)
+    assert probs.std(dim=0).max() > 1e-4  # other images, other answers

@@ -10,7 +10,7 @@ from fairfal_flwr.query import Outputs, QueryContext
 
 
 def quotas(pool_sizes: list[int], budget: int) -> list[int]:
-    """Deal a budget among classes, one sample after the other (METHOD §5.1)."""
+    """Deal a budget among classes, one sample after the other (method §5.1)."""
     num_classes = len(pool_sizes)
     largest_first = sorted(range(num_classes), key=lambda c: (-pool_sizes[c], c))
     wanted = [budget // num_classes] * num_classes
@@ -80,7 +80,7 @@ def fairfal(
     threshold: float = 0.75,
     factor: float = 4.0,
 ) -> list[int]:
-    """Follow METHOD §3–5 sentence by sentence."""
+    """Follow method §3–5 sentence by sentence."""
     num_classes, labels = context.num_classes, context.labels.tolist()
     gamma = context.global_imbalance
     assert gamma is not None
@@ -263,3 +263,19 @@ def typicality(points: Tensor, clusters: list[int], k: int) -> list[float]:
         )[:k]
         result.append(len(distances) / sum(distances) if distances else 0.0)
     return result
+
+
+def is_one_from_the_middle_of_each(
+    chosen: list[int], points: Tensor, clusters: list[int]
+) -> bool:
+    """Tell whether no member of a cluster is nearer to its mean than the one chosen.
+
+    The two members of a cluster of two are equally near.
+    """
+    for position in chosen:
+        members = [i for i, c in enumerate(clusters) if c == clusters[position]]
+        mean = torch.stack([points[i] for i in members]).double().mean(dim=0)
+        distances = {i: float((points[i] - mean).norm()) for i in members}
+        if distances[position] > min(distances.values()) + 1e-5:
+            return False
+    return sorted(clusters[i] for i in chosen) == sorted(set(clusters))

@@ -5,8 +5,9 @@ import torch
 from worlds import World
 
 from fairfal_flwr.query import select
-from fairfal_flwr.query.chase import awaken, freeze
-from fairfal_flwr.query.uncertainty import entropies
+from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.memory import DORMANT
+from fairfal_flwr.query.strategies.chase import awaken, freeze
 
 
 def mask(size: int, *positions: int) -> torch.Tensor:
@@ -15,36 +16,43 @@ def mask(size: int, *positions: int) -> torch.Tensor:
     return result
 
 
-def context(changes: list[int], dormant: torch.Tensor | None = None):
-    world = World(num_pool=len(changes))
-    return world.context(prediction_changes=torch.tensor(changes), dormant=dormant)
+def context(changes: list[int], *sleepers: int):
+    """Return a context that remembers changes and, if there are any, who sleeps."""
+    memory = {"changes": torch.tensor(changes)}
+    if sleepers:
+        memory[DORMANT] = mask(len(changes), *sleepers).long()
+    return World(num_pool=len(changes)).context(memory=memory)
+
+
+def asleep(selection) -> list[int]:
+    return selection.memory[DORMANT].nonzero().flatten().tolist()
 
 
 def test_it_takes_the_largest_variation_and_freezes_what_never_varied():
     selection = select("chase", context([0, 3, 1, 0, 2, 0, 0, 0]), 2)
     assert selection.positions.tolist() == [1, 4]
-    assert selection.dormant.tolist() == mask(8, 0, 3, 5, 6, 7).tolist()
+    assert asleep(selection) == [0, 3, 5, 6, 7]
+    assert selection.memory[DORMANT].tolist() == [1, 0, 0, 1, 0, 1, 1, 1]
+    assert selection.scores.tolist() == [3, 2]
     assert selection.notes == {"dormant": 5.0}
 
 
 def test_a_chosen_sample_is_never_dormant():
     selection = select("chase", context([0] * 5), 3)
-    assert not selection.dormant[selection.positions].any()
-    assert selection.dormant.sum() == 2
+    assert not set(asleep(selection)) & set(selection.positions.tolist())
+    assert len(asleep(selection)) == 2
 
 
 def test_the_dormant_are_not_looked_at():
     """9 awake of 10 is more than 3 · 2, so the sleeping favorite sleeps on."""
-    selection = select("chase", context([1, 9, 2, *[1] * 7], mask(10, 1)), 2)
+    selection = select("chase", context([1, 9, 2, *[1] * 7], 1), 2)
     assert 1 not in selection.positions
     assert selection.positions[0] == 2
-    assert selection.dormant.tolist() == mask(10, 1).tolist()
+    assert asleep(selection) == [1]
 
 
 def test_where_too_few_are_awake_sleepers_fill_the_budget():
-    selection = select(
-        "chase", context([5] * 6, mask(6, 0, 1, 2, 3, 4)), 3, awaken_ratio=0.0
-    )
+    selection = select("chase", context([5] * 6, 0, 1, 2, 3, 4), 3, awaken_ratio=0.0)
     assert 5 in selection.positions
     assert len(selection.positions.unique()) == 3
 
@@ -55,7 +63,7 @@ def test_ties_are_broken_at_random_not_by_position():
         for seed in range(4)
         for ctx in [
             World(num_pool=9).context(
-                seed=seed, prediction_changes=torch.ones(9, dtype=torch.int64)
+                seed=seed, memory={"changes": torch.ones(9, dtype=torch.int64)}
             )
         ]
     }
@@ -64,7 +72,7 @@ def test_ties_are_broken_at_random_not_by_position():
 
 def test_the_subset_limits_what_is_looked_at():
     selection = select("chase", context([0] * 30), 2, subset=10)
-    assert selection.dormant.sum() == 8
+    assert len(asleep(selection)) == 8
 
 
 def test_variation_entropy_adds_the_scaled_gap_of_entropies():
@@ -75,7 +83,7 @@ def test_variation_entropy_adds_the_scaled_gap_of_entropies():
     )
     picks = select(
         "chase",
-        world.context(prediction_changes=changes),
+        world.context(memory={"changes": changes}),
         4,
         score="variation-entropy",
     ).positions
@@ -83,7 +91,7 @@ def test_variation_entropy_adds_the_scaled_gap_of_entropies():
     changes[int(gap.argmin())] = 2
     picks = select(
         "chase",
-        world.context(prediction_changes=changes),
+        world.context(memory={"changes": changes}),
         4,
         score="variation-entropy",
     ).positions
@@ -115,5 +123,5 @@ def test_freeze_by_hand():
 
 
 def test_without_prediction_changes_it_says_what_it_needs():
-    with pytest.raises(ValueError, match="give the context `prediction_changes`"):
-        select("chase", World().context(prediction_changes=None), 3)
+    with pytest.raises(ValueError, match=r"remembered as 'changes' .* in `memory`\."):
+        select("chase", World().context(memory={}), 3)

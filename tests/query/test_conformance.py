@@ -1,7 +1,7 @@
 """What every registered strategy must do, without being named here."""
 
 import copy
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from worlds import MODELS, World
 
 from fairfal_flwr.query import QueryContext, Selection
 from fairfal_flwr.query import select as full_select
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import STRATEGIES
 
 BUDGET = 7
@@ -47,13 +48,13 @@ def each_word() -> list[Any]:
     """Return every strategy with every word that one of its options takes."""
     cases = []
     for name, strategy in STRATEGIES.items():
-        for option, hint in get_type_hints(strategy.function).items():
+        for option in strategy.options.values():
             cases += [
-                pytest.param(name, {option: word}, id=f"{name}-{option}-{word}")
-                for word in strategy.choices(option)
+                pytest.param(
+                    name, {option.name: word}, id=f"{name}-{option.name}-{word}"
+                )
+                for word in (False, True) * (option.kind is bool) + option.words
             ]
-            if hint is bool:
-                cases.append(pytest.param(name, {option: False}, id=f"{name}-{option}"))
     return cases
 
 
@@ -74,9 +75,13 @@ def assert_sound(selection, context: QueryContext, budget: int) -> None:
     if selection.suggestions is not None:
         assert selection.suggestions.shape == (size,)
         assert selection.suggestions.dtype == torch.int64
-    if selection.dormant is not None:
-        assert selection.dormant.shape == (context.pool_size,)
-        assert selection.dormant.dtype == torch.bool
+    if selection.scores is not None:
+        assert selection.scores.shape == (size,)
+        assert selection.scores.is_floating_point()
+        assert selection.scores.isfinite().all()
+    for values in selection.memory.values():
+        assert values.shape == (context.pool_size,)
+        assert values.dtype == torch.int64
     assert all(value == value for value in selection.notes.values())
 
 
@@ -114,14 +119,16 @@ def snapshot(world: World, context: QueryContext) -> Any:
         )
         for model, network in world.networks.items()
     }
-    tensors = (world.inputs, world.labels, world.prediction_changes, context.dormant)
+    tensors = (world.inputs, world.labels, dict(context.memory))
     return copy.deepcopy((outputs, networks, tensors, torch.get_rng_state()))
 
 
 @every_strategy
 def test_it_changes_nothing_that_it_is_given(name, worlds):
     world = worlds["ordinary"]
-    context = world.context(dormant=torch.arange(40) % 2 == 0)
+    every_second = torch.arange(40) % 2
+    remembered = STRATEGIES[name].remembers
+    context = world.context(memory={key: every_second.clone() for key in remembered})
     before = snapshot(world, context)
     select(name, context, BUDGET)
     after = snapshot(world, context)
@@ -155,7 +162,8 @@ def test_it_computes_in_float32_and_without_nan(name, world, worlds):
 def test_it_asks_only_for_what_it_declares(name, options, worlds):
     world, asked = worlds["ordinary"], set()
     needs = STRATEGIES[name].requirements(options)
-    changes = world.prediction_changes if STRATEGIES[name].needs_changes else None
+    watched = {key for key, watch in STRATEGIES[name].remembers.items() if watch}
+    memory = {key: values for key, values in world.memory.items() if key in watched}
 
     def load(model):
         asked.add(model)
@@ -173,7 +181,7 @@ def test_it_asks_only_for_what_it_declares(name, options, worlds):
         global_imbalance=0.4 if needs.needs_imbalance else None,
         load_network=load,
         load_inputs=lambda split: world.inputs[split],
-        prediction_changes=changes,
+        memory=memory,
     )
     assert_sound(select(name, context, BUDGET, **options), context, BUDGET)
     assert asked <= set(needs.models) <= set(MODELS)
@@ -200,6 +208,19 @@ def test_it_is_documented(name):
     assert module.__doc__
 
 
+@every_strategy
+def test_every_option_says_what_it_means_and_takes(name):
+    """What a table of the configuration shows; `model` is the key of all strategies."""
+    for option in STRATEGIES[name].options.values():
+        option.check(option.default)
+        assert option.meaning or option.name == "model", option.name
+        assert option.kind in (bool, int, float, str), option.name
+        if option.kind in (int, float):
+            assert option.range != Range(), option.name
+        if option.kind is str:
+            assert option.words, option.name
+
+
 @pytest.mark.gpu
 @every_strategy
 def test_the_gpu_agrees_with_the_cpu(name):
@@ -210,5 +231,7 @@ def test_the_gpu_agrees_with_the_cpu(name):
     assert gpu.positions.tolist() == cpu.positions.tolist()
 
 
-def test_models_are_the_ones_a_context_knows():
-    assert set(get_args(get_type_hints(QueryContext.outputs)["model"])) == set(MODELS)
+def test_every_model_is_one_that_some_strategy_can_go_by():
+    cases = [case.values for case in each_word()]
+    asked = (STRATEGIES[name].requirements(options).models for name, options in cases)
+    assert {model for models in asked for model in models} == set(MODELS)

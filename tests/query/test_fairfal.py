@@ -1,4 +1,4 @@
-"""FairFAL (METHOD §3–5): a worked example, each stage by hand, and a slow twin."""
+"""FairFAL (method §3–5): a worked example, each stage by hand, and a slow twin."""
 
 import math
 
@@ -7,10 +7,11 @@ import reference
 import torch
 from torch.testing import assert_close
 
-from fairfal_flwr.query import Outputs, QueryContext, select
-from fairfal_flwr.query.fairfal import normalized_entropy, uncertain_candidates
+from fairfal_flwr.query import AdaptiveRule, Outputs, QueryContext, select
+from fairfal_flwr.query.measures import normalized_entropies
 from fairfal_flwr.query.model_choice import balanced_counts
 from fairfal_flwr.query.registry import STRATEGIES
+from fairfal_flwr.query.strategies.fairfal import uncertain_candidates
 
 
 def distributions(*first: float) -> torch.Tensor:
@@ -18,7 +19,7 @@ def distributions(*first: float) -> torch.Tensor:
     return torch.tensor([[p, 1 - p] for p in first])
 
 
-def worked_example(global_imbalance: float) -> QueryContext:
+def worked_example(global_imbalance: float, **others) -> QueryContext:
     """Two classes, two labeled samples, a pool of six.
 
     Prototypes are the axes, so pool samples 0, 1, 2 are pseudo-labeled 0 and 3, 4, 5
@@ -59,6 +60,7 @@ def worked_example(global_imbalance: float) -> QueryContext:
         labels=torch.tensor([0, 1]),
         num_classes=2,
         global_imbalance=global_imbalance,
+        **others,
     )
 
 
@@ -77,6 +79,9 @@ def test_worked_example_with_the_global_model():
     assert selection.notes["divergence"] == pytest.approx(d, abs=1e-6)
     assert selection.notes["score"] == pytest.approx(1 - (d + 0.3) / 2, abs=1e-6)
     assert selection.notes["global-query"] == 1
+    bits = [-p * math.log2(p) - (1 - p) * math.log2(1 - p) for p in (0.3, 0.5)]
+    assert selection.scores is not None
+    assert selection.scores.tolist() == pytest.approx(bits)
 
 
 def test_worked_example_with_the_local_model():
@@ -106,8 +111,9 @@ def test_worked_example_with_local_gradients():
 def test_the_threshold_must_be_exceeded():
     score = select("fairfal", worked_example(0.3), 2).notes["score"]
     for threshold, judge in [(score, 0), (score - 1e-6, 1)]:
-        notes = select("fairfal", worked_example(0.3), 2, threshold=threshold).notes
-        assert notes["global-query"] == judge
+        rule = AdaptiveRule(threshold=threshold)
+        selection = select("fairfal", worked_example(0.3, adaptive=rule), 2)
+        assert selection.notes["global-query"] == judge
 
 
 def test_candidates_that_fit_the_quota_are_all_taken_most_uncertain_first():
@@ -140,8 +146,8 @@ def test_the_selection_equals_that_of_the_slow_twin(seed, global_imbalance):
 def test_normalized_entropy_by_hand():
     """H(½, ¼, ¼, 0) = 1.5 log 2 and log 4 = 2 log 2; 0 log 0 is 0."""
     probs = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0, 0, 0], [0.25] * 4])
-    assert_close(normalized_entropy(probs), torch.tensor([0.75, 0.0, 1.0]))
-    nats = float(normalized_entropy(probs)[0]) * math.log(4)
+    assert_close(normalized_entropies(probs), torch.tensor([0.75, 0.0, 1.0]))
+    nats = float(normalized_entropies(probs)[0]) * math.log(4)
     assert nats == pytest.approx(reference.entropy(probs[0]))
 
 
@@ -200,7 +206,7 @@ def test_the_model_can_be_fixed():
     for model, expected in [("global", [2, 3]), ("local", [0, 4])]:
         selection = select("fairfal", worked_example(0.3), 2, model=model, **options)
         assert selection.positions.tolist() == expected
-        assert selection.notes == {"global-query": float(model == "global")}
+        assert selection.notes == {}
 
 
 def test_prototypes_can_be_the_local_ones():
@@ -211,7 +217,7 @@ def test_prototypes_can_be_the_local_ones():
 
 
 def test_a_candidate_factor_below_1_is_refused():
-    with pytest.raises(ValueError, match=r"Expected candidate_factor >= 1, got 0\.5"):
+    with pytest.raises(ValueError, match=r"candidate_factor: number >= 1; got 0\.5"):
         select("fairfal", worked_example(0.3), 2, candidate_factor=0.5)
 
 

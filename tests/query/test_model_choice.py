@@ -1,4 +1,4 @@
-"""The adaptive model choice (METHOD §3), with numbers worked by hand."""
+"""The adaptive model choice (method §3), with numbers worked by hand."""
 
 import pytest
 import reference
@@ -6,8 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from worlds import World
 
 from fairfal_flwr.query.model_choice import (
+    AdaptiveRule,
+    adaptive_model,
     balanced_counts,
     balanced_mean,
     divergence,
@@ -121,3 +124,31 @@ def test_score_by_hand():
 def test_score_spans_the_unit_interval():
     assert global_model_score(0, 0) == 1
     assert global_model_score(1, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"threshold": 1.5}, r"Expected threshold: number >= 0 <= 1; got 1\.5"),
+        ({"balance_seed": -1}, r"Expected balance_seed: integer >= 0; got -1"),
+        ({"balance_seed": 0.5}, r"got 0\.5"),
+    ],
+)
+def test_a_rule_out_of_range_is_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptiveRule(**numbers)
+
+
+def test_the_seed_of_the_rule_draws_the_balanced_subset():
+    """The mean over B_k moves with the copies of the lone samples, and so does d."""
+    world = World(labels=[0] * 9 + [1, 1, 2, 2, 3, 3])
+    probs = [world.outputs[m, "labeled"].probs for m in ("global", "local")]
+    found = set()
+    for seed in (0, 1):
+        counts = balanced_counts(world.labels, 4, seed=seed)
+        expected = divergence(*(balanced_mean(p, counts) for p in probs))
+        context = world.context(adaptive=AdaptiveRule(balance_seed=seed))
+        choice = adaptive_model(context)
+        assert choice.notes["divergence"] == expected
+        found.add(expected)
+    assert len(found) == 2

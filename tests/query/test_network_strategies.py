@@ -7,13 +7,15 @@ import reference
 import torch
 from worlds import World, near, seeded
 
-from fairfal_flwr.query import Outputs, QueryContext, alfa_mix, deepfool, ifal, select
-from fairfal_flwr.query.bald import mutual_information
-from fairfal_flwr.query.gcnal import SampleGraph, train_graph_network
+from fairfal_flwr.query import Outputs, QueryContext, select
+from fairfal_flwr.query.clusters import k_means
+from fairfal_flwr.query.measures import margins
 from fairfal_flwr.query.networks import evaluating
 from fairfal_flwr.query.otsu import otsu_threshold
-from fairfal_flwr.query.typiclust import typicalities
-from fairfal_flwr.query.uncertainty import margins
+from fairfal_flwr.query.strategies import alfa_mix, deepfool, ifal
+from fairfal_flwr.query.strategies.bald import mutual_information
+from fairfal_flwr.query.strategies.gcnal import SampleGraph, train_graph_network
+from fairfal_flwr.query.strategies.typiclust import typicalities
 
 # --- IFAL ----------------------------------------------------------------------------
 
@@ -67,6 +69,21 @@ def test_ifal_without_enough_candidates_ranks_by_inconsistency(world):
     assert selection.positions.equal(expected)
 
 
+def test_ifal_takes_the_middle_of_each_cluster_of_candidates(world):
+    context = world.context()
+    inter, intra = ifal.inconsistencies(context, 20, "faithful")
+    scores = inter * intra
+    candidates = (scores > otsu_threshold(scores)).nonzero().flatten().tolist()
+    assert len(candidates) > 6
+    features = world.outputs["local-last", "pool"].features[candidates]
+    directions = torch.nn.functional.normalize(features)
+    clusters = k_means(directions, 3, generator=seeded()).labels.tolist()
+    selection = select("ifal", context, 3, num_neighbors=20)
+    chosen = [candidates.index(i) for i in selection.positions.tolist()]
+    assert reference.is_one_from_the_middle_of_each(chosen, directions, clusters)
+    assert selection.scores.equal(scores[selection.positions])
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_otsu_equals_trying_every_cut(seed):
     values = torch.rand(40, generator=seeded(seed))
@@ -115,6 +132,22 @@ def test_alfa_mix_flips_what_the_loop_over_samples_flips(world, cap):
     found = alfa_mix.flips(pool, anchors, network.head, cap=cap)
     assert found.tolist() == expected
     assert 0 < sum(expected) < 60
+
+
+def test_alfa_mix_takes_the_middle_of_each_cluster_of_flips(world):
+    pool, labeled = (world.outputs["global", split] for split in ("pool", "labeled"))
+    anchors = alfa_mix.class_anchors(labeled.features, world.labels, 4)
+    head, flipped = world.networks["global"].head, torch.zeros(60, dtype=torch.bool)
+    for cap in (0.2, 0.4, 0.6, 0.8, 1.0):
+        if flipped.sum() <= 5:
+            flipped |= alfa_mix.flips(pool, anchors, head, cap=cap)
+    candidates = flipped.nonzero().flatten().tolist()
+    assert len(candidates) > 5
+    directions = torch.nn.functional.normalize(pool.features[candidates])
+    clusters = k_means(directions, 5, generator=seeded()).labels.tolist()
+    positions = select("alfa-mix", world.context(), 5).positions.tolist()
+    chosen = [candidates.index(i) for i in positions]
+    assert reference.is_one_from_the_middle_of_each(chosen, directions, clusters)
 
 
 def test_alfa_mix_anchors_fall_back_to_the_mean_of_all():
@@ -240,6 +273,20 @@ def test_diverse_batch_looks_only_at_the_smallest_margins(world):
     assert set(picks.tolist()) <= smallest
 
 
+def test_diverse_batch_takes_the_middle_of_each_cluster():
+    """Equal margins and two blobs; in each the sample between the other two."""
+    features = torch.tensor([[0.0], [0.5], [1.2], [9.0], [9.4], [10.0], [50.0]])
+    probs = torch.tensor([[0.6, 0.4]] * 6 + [[1.0, 0.0]])
+    context = QueryContext.from_outputs(
+        {("global", "pool"): Outputs(probs, features)},
+        labels=torch.tensor([0]),
+        num_classes=2,
+    )
+    selection = select("diverse-batch", context, 2, prefilter_factor=3)
+    assert sorted(selection.positions.tolist()) == [1, 4]
+    assert near(selection.scores, [-0.2, -0.2])
+
+
 def test_typicality_equals_the_loops(world):
     points = world.outputs["global", "pool"].features
     clusters = torch.randint(5, (60,), generator=seeded())
@@ -268,13 +315,10 @@ def test_typiclust_starts_with_large_clusters_without_labels():
         labels=torch.tensor([0]),
         num_classes=2,
     )
-    first, second = select("typiclust", context, 2).positions.tolist()
-    assert 5 <= first < 11
-    assert first - 5 == reference.typicality(
-        torch.nn.functional.normalize(pool[5:11]), [0] * 6, 20
-    ).index(
-        max(
-            reference.typicality(torch.nn.functional.normalize(pool[5:11]), [0] * 6, 20)
-        )
-    )
+    selection = select("typiclust", context, 2)
+    first, second = selection.positions.tolist()
+    blob = torch.nn.functional.normalize(pool[5:11])
+    typicality = reference.typicality(blob, [0] * 6, 20)
+    assert first == 5 + typicality.index(max(typicality))
+    assert selection.scores[0].item() == pytest.approx(max(typicality), rel=1e-3)
     assert second < 5

@@ -1,4 +1,4 @@
-"""Prototypes and pseudo-labels (METHOD §4), with numbers worked by hand."""
+"""Prototypes and pseudo-labels (method §4), with numbers worked by hand."""
 
 import math
 

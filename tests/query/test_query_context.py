@@ -96,27 +96,23 @@ def test_outputs_that_do_not_fit_each_other_are_refused(outputs, num_classes, me
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         (
-            {"prediction_changes": torch.zeros(3)},
-            r"Expected int64 prediction_changes of shape \(N,\) = \(4,\), got torch.fl",
+            torch.zeros(4),
+            r"Expected int64 memory 'visits' of shape \(N,\) = \(4,\)",
         ),
-        (
-            {"prediction_changes": torch.zeros(3, dtype=torch.int64)},
-            r"prediction_changes of shape .* of shape \(3,\)\.",
-        ),
-        ({"dormant": torch.zeros(4)}, r"Expected bool dormant of shape"),
+        (torch.zeros(3, dtype=torch.int64), r"memory 'visits' .* of shape \(3,\)\."),
     ],
 )
-def test_what_the_pool_remembers_must_fit_the_pool(given, message):
+def test_what_is_remembered_must_fit_the_pool(values, message):
     with pytest.raises(ValueError, match=message):
         QueryContext(
             lambda *_: uniform(4),
             labels=labels(0),
             pool_size=4,
             num_classes=2,
-            **given,
+            memory={"visits": values},
         )
 
 
@@ -149,4 +145,20 @@ def test_the_default_generator_is_seeded():
     make = lambda: QueryContext.from_outputs(  # noqa: E731
         {("global", "pool"): uniform(1)}, labels=labels(), num_classes=2
     )
-    assert make().generator.get_state().equal(make().generator.get_state())
+    seeded = torch.Generator().manual_seed(0)
+    assert make().generator.get_state().equal(seeded.get_state())
+    torch.rand(1, generator=make().generator)
+    assert make().generator.get_state().equal(seeded.get_state())
+
+
+def test_what_is_remembered_is_had_by_its_name():
+    visits = torch.tensor([0, 2, 1])
+    context = QueryContext.from_outputs(
+        {("global", "pool"): uniform(3)},
+        labels=labels(),
+        num_classes=2,
+        memory={"visits": visits},
+    )
+    assert context.remembered("visits") is visits
+    with pytest.raises(ValueError, match=r"remembered as 'age' .* in `memory`\."):
+        context.remembered("age")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fairfal_flwr.query import Outputs, QueryContext, Selection, select
-from fairfal_flwr.query.registry import STRATEGIES, strategy
+from fairfal_flwr.query.memory import PredictionChanges
+from fairfal_flwr.query.registry import STRATEGIES, resolve, strategy
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_an_unknown_strategy_is_answered_with_the_known_ones(context):
 
 
 def test_an_unknown_option_is_answered_with_the_known_ones(context):
-    with pytest.raises(ValueError, match=r"Unknown options \['kappa'\] of 'fairfal'"):
+    with pytest.raises(ValueError, match=r"Unknown options \['kappa'\]; known: .*k_c"):
         select("fairfal", context, 1, kappa=2)
 
 
@@ -67,8 +68,36 @@ def test_a_strategy_that_breaks_its_promise_is_caught(context, registered, posit
 
 
 def test_an_unknown_word_for_an_option_is_refused(context):
-    with pytest.raises(ValueError, match=r"Expected model in \('global', .*, got 'x'"):
+    with pytest.raises(ValueError, match=r"Expected model: global, .*; got 'x'"):
         select("entropy", context, 1, model="x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": torch.zeros(3)},
+        {"scores": torch.zeros(2, dtype=torch.int64)},
+        {"memory": {"visits": torch.zeros(2, dtype=torch.int64)}},
+        {"memory": {"visits": torch.zeros(5)}},
+        {"memory": {"age": torch.zeros(5, dtype=torch.int64)}},
+        {"memory": {"seen": torch.zeros(5, dtype=torch.int64)}},
+    ],
+    ids=str,
+)
+def test_scores_and_memory_that_do_not_fit_are_caught(context, registered, change):
+    """`visits` is its own; `seen` is written by a watch, `age` nowhere declared."""
+    own: dict = {}
+
+    @registered("own", remembers={"visits": None, "seen": PredictionChanges})
+    def keeps(context: QueryContext, budget: int) -> Selection:
+        return Selection(torch.arange(budget), **own)
+
+    own["memory"] = {"visits": torch.zeros(5, dtype=torch.int64)}
+    own["scores"] = torch.zeros(2)
+    assert select("own", context, 2).memory is own["memory"]
+    own |= change
+    with pytest.raises(AssertionError):
+        select("own", context, 2)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +118,7 @@ def test_attributes_speak_of_the_default_options():
     assert fairfal.models == ("global", "local")
     assert fairfal.needs_imbalance
     assert (chance.models, chance.needs_imbalance) == ((), False)
-    assert fairfal.options["candidate_factor"] == 4.0
+    assert fairfal.options["candidate_factor"].default == 4.0
 
 
 def test_requirements_may_be_functions_of_the_options(registered):
@@ -101,9 +130,7 @@ def test_requirements_may_be_functions_of_the_options(registered):
     def own(context, budget, *, wide=False):
         return Selection(torch.arange(budget))
 
-    from fairfal_flwr.query import registry
-
-    needs = registry.STRATEGIES["own"].requirements
+    needs = resolve("own").requirements
     assert needs({}) == ((), False)
     assert needs({"wide": True}) == (("global", "local"), True)
 

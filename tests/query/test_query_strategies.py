@@ -7,14 +7,20 @@ import reference
 import torch
 from worlds import World, near, seeded
 
-from fairfal_flwr.query import Outputs, QueryContext, select
-from fairfal_flwr.query.badge import hypothetical_gradients, k_means_plus_plus
-from fairfal_flwr.query.egl import expected_gradient_lengths
-from fairfal_flwr.query.ensembles import reciprocal_rank_scores
-from fairfal_flwr.query.gradient_embedding import MeanOuterProducts
-from fairfal_flwr.query.ksas import specialized_discrepancy, specialized_probs
-from fairfal_flwr.query.logo import best_of_each_cluster
-from fairfal_flwr.query.uncertainty import entropies, margins
+from fairfal_flwr.query import AdaptiveRule, Outputs, QueryContext, select
+from fairfal_flwr.query.gradient_embedding import (
+    MeanOuterProducts,
+    hypothetical_gradients,
+)
+from fairfal_flwr.query.k_means_plus_plus import k_means_plus_plus
+from fairfal_flwr.query.measures import entropies, margins
+from fairfal_flwr.query.strategies.egl import expected_gradient_lengths
+from fairfal_flwr.query.strategies.ensembles import reciprocal_rank_scores
+from fairfal_flwr.query.strategies.ksas import (
+    specialized_discrepancy,
+    specialized_probs,
+)
+from fairfal_flwr.query.strategies.logo import best_of_each_cluster
 
 
 def pool_of(probs: list[list[float]]) -> QueryContext:
@@ -32,10 +38,12 @@ def pool_of(probs: list[list[float]]) -> QueryContext:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("alfa-mix", {"alpha_cap_step": 0.0}, r"alpha_cap_step in \(0, 1\], got 0\.0"),
-        ("diverse-batch", {"prefilter_factor": 0}, r"prefilter_factor >= 1, got 0"),
-        ("ensemble-rank", {"rank_constant": 0}, r"rank_constant >= 1, got 0"),
-        ("ifal", {"num_neighbors": 0}, r"num_neighbors >= 1, got 0"),
+        ("alfa-mix", {"alpha_cap_step": 0.0}, r"number > 0 <= 1; got 0\.0"),
+        ("bald", {"num_passes": 0}, r"num_passes: integer >= 1; got 0"),
+        ("gcnal", {"dropout": 1.0}, r"dropout: number >= 0 < 1; got 1\.0"),
+        ("ksas", {"log_prior": math.nan}, r"log_prior: number >= 0; got nan"),
+        ("ifal", {"num_neighbors": 2.5}, r"num_neighbors: integer >= 1; got 2\.5"),
+        ("fairfal", {"k_center": 1}, r"k_center: true or false; got 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(world, name, options, message):
@@ -77,6 +85,42 @@ def test_the_adaptive_choice_says_what_it_lacks(world):
         select("margin", World(labels=[]).context(), 5, model="adaptive")
 
 
+# --- scores --------------------------------------------------------------------------
+
+# Those that take the largest of the whole pool; of the rest, those that go by a score
+# in each class or cluster.
+RANKED = {
+    *("bald", "chase", "deepfool", "egl", "ensemble-logit", "ensemble-rank"),
+    *("entropy", "finetuning", "ksas", "least-confidence", "margin"),
+}
+SCORED = RANKED | {"diverse-batch", "fairfal", "ifal", "logo", "typiclust"}
+
+
+@pytest.mark.parametrize("name", sorted(SCORED))
+def test_a_strategy_that_goes_by_a_score_returns_it(world, name):
+    selection = select(name, world.context(), 30)
+    assert selection.scores.unique().numel() > 1
+    if name in RANKED:
+        assert selection.scores.equal(selection.scores.sort(descending=True).values)
+
+
+def test_scores_by_hand():
+    """Largest p .6, .5, .8; leads .2, .1, .6: why 1 is first and 0 is second."""
+    context = pool_of([[0.6, 0.4, 0], [0.5, 0.4, 0.1], [0.8, 0.2, 0]])
+    for name, expected in [
+        ("least-confidence", [-0.5, -0.6]),
+        ("margin", [-0.1, -0.2]),
+    ]:
+        assert near(select(name, context, 2).scores, expected)
+
+
+def test_uncertain_gcn_scores_by_the_distance_from_the_margin(world):
+    options = {"variant": "uncertain", "steps": 5}
+    scores = select("gcnal", world.context(), 9, **options).scores
+    assert scores.equal(scores.sort(descending=True).values)
+    assert scores.max() <= 0
+
+
 # --- uncertainty ---------------------------------------------------------------------
 
 
@@ -103,16 +147,32 @@ def test_margins_and_entropies_by_hand():
 
 
 def test_a_single_model_strategy_takes_the_adaptive_model(world):
-    for imbalance, model in [(0.0, "global"), (1.0, "local")]:
-        adaptive, fixed = (
-            select("entropy", world.context(global_imbalance=imbalance), 9, model=m)
-            for m in ("adaptive", model)
-        )
-        if adaptive.notes["global-query"] == (model == "global"):
-            assert adaptive.positions.equal(fixed.positions)
+    taken = set()
+    for imbalance in (0.0, 1.0):
+        context = world.context(global_imbalance=imbalance)
+        adaptive = select("entropy", context, 9, model="adaptive")
+        model = "global" if adaptive.notes["global-query"] else "local"
+        fixed = select("entropy", world.context(), 9, model=model)
+        assert adaptive.positions.equal(fixed.positions)
         assert adaptive.notes["score"] == pytest.approx(
             1 - (adaptive.notes["divergence"] + imbalance) / 2
         )
+        taken.add(model)
+    assert taken == {"global", "local"}
+
+
+def test_a_model_that_was_fixed_leaves_no_note(world):
+    for name in ("entropy", "coreset", "fairfal"):
+        assert select(name, world.context(), 9, model="global").notes == {}
+
+
+def test_the_context_says_how_the_model_is_chosen(world):
+    """A score always exceeds a threshold below it, whatever the strategy."""
+    score = select("margin", world.context(), 9, model="adaptive").notes["score"]
+    for threshold, judge in [(score - 1e-6, 1), (score, 0)]:
+        rule = AdaptiveRule(threshold=threshold)
+        chosen = select("margin", world.context(adaptive=rule), 9, model="adaptive")
+        assert chosen.notes["global-query"] == judge
 
 
 @pytest.mark.parametrize("imbalance", [0.0, 1.0])

@@ -1,4 +1,4 @@
-"""Class quotas (METHOD §5.1): by hand, against a deal one by one, and properties."""
+"""Class quotas (method §5.1): by hand, against a deal one by one, and properties."""
 
 import pytest
 import reference

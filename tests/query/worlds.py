@@ -104,7 +104,7 @@ class World:
             for split in ("pool", "labeled")
         }
         changes = torch.randint(4, (num_pool,), generator=generator)
-        self.prediction_changes = changes.to(device)
+        self.memory = {"changes": changes.to(device)}
 
     @torch.inference_mode()
     def _predict(self, model, split) -> Outputs:
@@ -123,6 +123,6 @@ class World:
             "generator": torch.Generator().manual_seed(seed),
             "load_network": lambda model: self.networks[model],
             "load_inputs": lambda split: self.inputs[split],
-            "prediction_changes": self.prediction_changes,
+            "memory": self.memory,
         }
         return QueryContext.from_outputs(self.outputs, **{**given, **changes})

@@ -1,7 +1,8 @@
 """How clients are asked, over a grid whose every answer is written down here."""
 
+import numpy as np
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
@@ -9,7 +10,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import StatusRequest
-from fairfal_flwr.server import clients as clients_module
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.server import exchange
 from fairfal_flwr.server.clients import Clients
 
 SERVER = 1
@@ -76,18 +78,26 @@ def clock(monkeypatch):
     """Let time pass by sleeping alone; be somebody to Flower's messages."""
     TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = SERVER
     time = [0.0]
-    monkeypatch.setattr(clients_module, "monotonic", lambda: time[0])
+    monkeypatch.setattr(exchange, "monotonic", lambda: time[0])
     monkeypatch.setattr(
-        clients_module, "sleep", lambda seconds: time.__setitem__(0, time[0] + seconds)
+        exchange, "sleep", lambda seconds: time.__setitem__(0, time[0] + seconds)
     )
     return time
 
 
-def send(grid, nodes=NODES, **federation):
-    clients = Clients(grid, FederationConfig(**federation))
+def anything(_content, _client):
+    """Find no fault with a reply."""
+
+
+def clients_of(grid, notify=lambda *_, **__: None, **federation):
+    clients = Clients(grid, FederationConfig(**federation), notify)
     clients.nodes = dict(enumerate(NODES))
+    return clients
+
+
+def send(grid, nodes=NODES, notify=lambda *_, **__: None, **federation):
     messages = [Message(RecordDict(), node, "train") for node in nodes]
-    good, problems = clients.send(messages)
+    good, problems = clients_of(grid, notify, **federation).send(messages, anything)
     return list(good), problems
 
 
@@ -106,7 +116,7 @@ def test_who_does_not_answer_is_named_after_the_timeout(clock):
     grid = ScriptedGrid((100,), (300,))
     good, problems = send(grid, round_timeout=60.0)
     assert good == [100, 300]
-    assert problems == ["client 1 did not answer within 60 s"]
+    assert problems == ["client 1: no answer within 60 s"]
     assert 60 <= clock[0] <= 61
 
 
@@ -121,9 +131,8 @@ def test_a_node_that_restarted_is_asked_again_and_once(clock):
 def test_a_question_to_all_waits_for_a_node_that_is_gone(caplog):
     script = [(100, 300), (), (-200,), *[()] * 8, (200,)]
     grid = ScriptedGrid(*script, offline=range(2, 9))
-    clients = Clients(grid, FederationConfig())
-    clients.nodes = dict(enumerate(NODES))
-    replies = clients._ask_all(StatusRequest(campaign="c"), NODES)
+    clients = clients_of(grid)
+    replies = clients._ask_all(StatusRequest(campaign="c"), NODES, anything)
     assert list(replies) == [100, 200, 300]
     assert grid.pushed == [100, 200, 300, 200]
     assert "SuperNode 200 is gone; waiting" in caplog.text
@@ -131,10 +140,9 @@ def test_a_question_to_all_waits_for_a_node_that_is_gone(caplog):
 
 def test_a_question_to_all_ends_if_the_node_stays_away():
     grid = ScriptedGrid((100, 300, -200), offline=range(10_000))
-    clients = Clients(grid, FederationConfig(round_timeout=60.0))
-    clients.nodes = dict(enumerate(NODES))
-    with pytest.raises(UserError, match="client 1 did not answer within 60 s"):
-        clients._ask_all(StatusRequest(campaign="c"), NODES)
+    clients = clients_of(grid, round_timeout=60.0)
+    with pytest.raises(UserError, match="client 1: no answer within 60 s"):
+        clients._ask_all(StatusRequest(campaign="c"), NODES, anything)
     assert grid.pushed == [100, 200, 300]
 
 
@@ -162,3 +170,54 @@ def test_a_node_that_the_superlink_no_longer_knows_is_named():
 def test_messages_too_large_for_the_superlink_are_one_line():
     with pytest.raises(UserError, match="as large as the model; its log says why"):
         send(ScriptedGrid(refused=NODES))
+
+
+def test_it_tells_who_is_awaited_and_whose_reply_was_dropped(clock):
+    told = []
+    send(
+        ScriptedGrid((100, -300)),
+        notify=lambda kind, **facts: told.append((kind, facts)),
+        round_timeout=50.0,
+    )
+    waits = [facts for kind, facts in told if kind == EventKind.WAITING]
+    assert [facts["clients"] for facts in waits] == [[1], [1], [1]]
+    assert [facts["seconds"] // 10 for facts in waits] == [1, 2, 4]
+    dropped = [
+        (f["client"], f["reason"])
+        for kind, f in told
+        if kind == EventKind.REPLY_DROPPED
+    ]
+    assert dropped == [(1, "no answer within 50 s"), (2, "Node Unavailable")]
+    (exchanged,) = (facts for kind, facts in told if kind == EventKind.EXCHANGED)
+    assert (exchanged["asked"], exchanged["answered"]) == ([0, 1, 2], [0])
+
+
+def test_it_counts_the_bytes_of_the_arrays():
+    told = {}
+    content = RecordDict({"a": ArrayRecord([np.zeros(100, np.float32)])})
+    messages = [Message(content, node, "train") for node in NODES]
+    clients = clients_of(ScriptedGrid(NODES), lambda kind, **facts: told.update(facts))
+    clients.send(messages, anything)
+    assert 1200 <= told["bytes_sent"] < 2000
+    assert told["bytes_received"] == 0  # the script's replies are empty
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("its metrics hold more: a\nERROR: fake"), "more: a ERROR: fake"),
+        (ValueError("x" * 10_000), "x" * 300 + "…"),
+        (OverflowError("int too large"), "its reply cannot be read (OverflowError)"),
+    ],
+    ids=["two lines", "long", "another error"],
+)
+def test_whatever_a_reply_does_it_is_dropped_with_one_bearable_line(error, line):
+    def check(_content, client):
+        if client == 1:
+            raise error
+
+    messages = [Message(RecordDict(), node, "train") for node in NODES]
+    good, (problem,) = clients_of(ScriptedGrid(NODES)).send(messages, check)
+    assert list(good) == [100, 300]
+    assert problem.endswith(line)
+    assert "\n" not in problem

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import equal
 
-from fairfal_flwr.launch import COMPLETED, local_superlink, run_app
+from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 
 ROOT = Path(__file__).parents[2]
 SHORT = {

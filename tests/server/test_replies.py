@@ -102,6 +102,11 @@ MALFORMED = {
     "half an example": (lambda: with_metric(num_examples=2.5), "is 2.5; allowed"),
     "NaN count": (lambda: with_metric(num_examples=math.nan), "nan, not a finite"),
     "NaN loss": (lambda: with_metric(loss=math.nan), "its loss is nan"),
+    "negative loss": (lambda: with_metric(loss=-5.0), "its loss is -5.0; allowed: 0"),
+    "a loss whose powers overflow": (
+        lambda: with_metric(loss=1e308),
+        r"its loss is 1e\+308; allowed: 0 to",
+    ),
     "Inf loss": (lambda: with_metric(loss=math.inf), "its loss is inf"),
     "a missing array": (lambda: with_arrays(b=None), "its arrays lack b"),
     "one more array": (lambda: with_arrays(x=F32(1)), "its arrays hold more: x"),
@@ -206,6 +211,8 @@ def evaluated(**changes):
     ("changes", "line"),
     [
         ({"loss": math.nan}, "its loss is nan"),
+        ({"loss": -1.0}, "its loss is -1.0; allowed: 0 to"),
+        ({"accuracy": 1e99}, r"its accuracy is 1e\+99; allowed: 0 to 1"),
         ({"class_counts": [3]}, "allowed: 2 counts"),
         ({"class_counts": [1, -2]}, "allowed: 2 counts"),
         ({"class_hits": [0.5, 1.0]}, "allowed: 2 counts"),
@@ -253,7 +260,7 @@ def test_a_campaign_leaves_out_the_malformed_and_uses_the_others(
         grid = InProcessGrid(overrides, 3, client)
         campaign = Campaign(RunConfig.from_flat(overrides), grid)
         campaign.run()
-        return campaign.weights
+        return campaign.state.weights
 
     def crash(_):
         raise RuntimeError("gone")

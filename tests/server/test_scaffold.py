@@ -8,13 +8,12 @@ import torch
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from grid import run_campaign
+from grid import run_campaign, small
 from torch import nn
 
-from fairfal_flwr.client import corrections
-from fairfal_flwr.client.corrections import ControlVariate
+from fairfal_flwr.client import scaffold as client_half
+from fairfal_flwr.client.scaffold import ControlVariate, DriftControl, VariateFile
 from fairfal_flwr.client.training import LabeledImages, train_round
-from fairfal_flwr.client.variates import VariateFile
 from fairfal_flwr.config import TrainConfig
 from fairfal_flwr.messages import (
     TrainReply,
@@ -51,27 +50,29 @@ class ScalarClient:
     def train(self, content):
         request = TrainRequest.from_content(content)
         model = Scalar(float(request.weights["w"]))
-        variate = None
+        plug = None
         if request.variate is not None:
             own = self.file.read(request.accepted)
-            variate = ControlVariate(model, request.variate, own)
-        train_round(
+            plug = DriftControl(
+                ControlVariate(model, request.variate, own),
+                self.file,
+                lr=request.lr,
+                momentum=self.settings.momentum,
+                used=request.accepted,
+                new=str(request.server_round),
+            )
+        trained = train_round(
             model,
             LabeledImages(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)),
             self.settings,
             lr=request.lr,
             generator=torch.Generator(),
             objective=lambda model, _: (self.a / 2 * (model.w - self.b) ** 2).sum(),
-            correct_gradients=variate.correct if variate else None,
+            listeners=[plug] if plug else [],
         )
-        change = None
-        if variate:
-            momentum = self.settings.momentum
-            new = variate.updated(lr=request.lr, steps=self.steps, momentum=momentum)
-            used = request.accepted, variate.own
-            self.file.write(used=used, new=(str(request.server_round), new))
-            self.c = new["w"]
-            change = {"w": new["w"] - variate.own["w"]}
+        change = plug.finish(trained)["variate"] if plug else None
+        if plug:
+            self.c = self.file.read(str(request.server_round))["w"]
         return TrainReply(1, 0.0, 0.0, model.state_dict(), change)
 
 
@@ -114,7 +115,7 @@ def two_clients(tmp_path, **options):
 
 
 def scaffold(num_clients=2, **options):
-    return Scaffold(num_clients=num_clients, **options, **ONE)
+    return Scaffold(num_clients=num_clients, client_of=int, **options, **ONE)
 
 
 def test_two_rounds_by_hand(tmp_path):
@@ -166,7 +167,7 @@ def test_with_momentum_it_converges_by_the_right_divisor(
 ):
     """With the number of steps in its place, as without momentum, it diverges."""
     if divisor == "steps":
-        monkeypatch.setattr(corrections, "step_sum", lambda steps, _: steps)
+        monkeypatch.setattr(client_half, "step_sum", lambda steps, _: steps)
     clients = two_clients(tmp_path, momentum=0.9, steps=8)
     problem = Problem(scaffold(), clients, lr=0.01)
     for _ in range(40):
@@ -204,7 +205,7 @@ def test_a_lost_reply_leaves_server_and_client_in_agreement(tmp_path):
     problem.round()
     kept = clients[1].file.read("1")["w"]
     problem.round(lost=[1])
-    assert strategy.accepted == {0: "2", 1: "1"}
+    assert strategy.accepted == {"0": "2", "1": "1"}
     agreed = (float(clients[0].c) + float(kept)) / 2
     assert strategy.variate["w"] == pytest.approx(agreed)
     problem.round()
@@ -215,8 +216,8 @@ def test_a_lost_reply_leaves_server_and_client_in_agreement(tmp_path):
     assert float(problem.x) == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_statistics_have_no_variate_and_are_averaged():
-    strategy = scaffold(statistics={"m"}, server_learning_rate=0.5)
+def test_buffers_have_no_variate_and_are_averaged():
+    strategy = scaffold(buffers={"m"}, server_learning_rate=0.5)
     old = {"w": torch.zeros(1), "m": torch.zeros(1)}
     request = TrainRequest("c", old, cycle=1, round=1, lr=LR)
     grid = SimpleNamespace(get_node_ids=lambda: [1])
@@ -234,28 +235,15 @@ def test_statistics_have_no_variate_and_are_averaged():
     assert pack_weights(old).keys() == arrays.keys()
 
 
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
-
-
-def small(tmp_path, name, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    return SMALL | folders | changes
-
-
 def test_one_round_of_a_campaign_is_fedavgs_bit_by_bit(tmp_path):
     short = {"campaign.num-cycles": 1, "campaign.num-rounds": 1}
     ours, _ = run_campaign(
         small(tmp_path, "a", **short, **{"federation.strategy": "scaffold"})
     )
     theirs, _ = run_campaign(small(tmp_path, "b", **short))
-    assert all(torch.equal(ours.weights[n], theirs.weights[n]) for n in theirs.weights)
+    assert all(
+        torch.equal(ours.state.weights[n], w) for n, w in theirs.state.weights.items()
+    )
 
 
 @pytest.mark.parametrize("reset", ["random", "continue"])
@@ -287,4 +275,6 @@ def test_participants_need_nothing_in_memory_between_rounds(tmp_path, monkeypatc
         __import__("fairfal_flwr.client.participant").client.participant.Participant,
     )
     fresh, _ = run_campaign(small(tmp_path, "b", **chosen))
-    assert all(torch.equal(shared.weights[n], fresh.weights[n]) for n in fresh.weights)
+    assert all(
+        torch.equal(shared.state.weights[n], w) for n, w in fresh.state.weights.items()
+    )

@@ -1,4 +1,4 @@
-"""Evidence for docs/privacy.md: SecAgg+ of Flower 1.41 and message-based strategies.
+"""Evidence for docs/privacy.md: SecAgg+ of Flower 1.42 and message-based strategies.
 
 When one of these fails, Flower has changed and the page must be written anew.
 """

@@ -1,29 +1,23 @@
 """Every strategy by one key: arguments, refusals, runs, determinism, documentation."""
 
 import inspect
-import re
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from flwr.serverapp import strategy as flower
-from grid import run_campaign
+from grid import run_campaign, same_weights, small, strategy_of
 
 from fairfal_flwr.config import FederationConfig, RunConfig
+from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.randomness import derive_seed
-from fairfal_flwr.server.strategies import STRATEGIES, make_strategy, restart
-
-PAGE = Path(__file__).parents[2] / "docs" / "federation.md"
 
 # Flower's arguments that are no keys: who takes part, record keys, callables.
 OURS = {
     *("fraction_train", "fraction_evaluate", "min_train_nodes", "min_evaluate_nodes"),
     *("min_available_nodes", "weighted_by_key", "arrayrecord_key", "configrecord_key"),
     *("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn", "selection_rule"),
-    *("train_loss_key", "eta_l", "num_clients", "statistics", "keywords"),
+    *("train_loss_key", "eta_l", "num_clients", "client_of", "buffers", "keywords"),
 }
 FLOWERS = {
     "fedavg": flower.FedAvg,
@@ -46,71 +40,44 @@ OTHER_DEFAULTS = {
     ("fedyogi", "eta"),
     ("qfedavg", "client_learning_rate"),
 }
-SMALL = {
-    "num-clients": 3,
-    "campaign.num-cycles": 2,
-    "campaign.num-rounds": 2,
-    "campaign.evaluate-every": 2,
-    "train.epochs": 1,
-    "query.strategy": "random",
-}
 
 
 def make(**changes):
     flat = {name.replace("__", ".").replace("_", "-"): v for name, v in changes.items()}
-    return make_strategy(RunConfig.from_flat({"num-clients": 8} | flat))
+    return strategy_of(RunConfig.from_flat({"num-clients": 8} | flat))
 
 
-def small(tmp_path, name, **changes):
-    folders = {"output-dir": str(tmp_path / name), "state-dir": str(tmp_path / name)}
-    return SMALL | folders | changes
+def arguments(name):
+    return [key.replace("-", "_") for key in AGGREGATIONS[name].takes]
 
 
-def same(first, second):
-    return all(torch.equal(first.weights[n], second.weights[n]) for n in first.weights)
-
-
-def test_the_config_names_the_registry():
-    names = get_args(FederationConfig.model_fields["strategy"].annotation)
-    assert list(names) == list(STRATEGIES)
-    assert STRATEGIES.keys() == FLOWERS.keys() | {"scaffold"}
+def test_the_table_names_flowers_classes():
+    assert AGGREGATIONS.keys() == FLOWERS.keys() | {"scaffold"}
+    for name, theirs in FLOWERS.items():
+        assert AGGREGATIONS[name].flower == theirs.__name__
 
 
 @pytest.mark.parametrize("name", FLOWERS)
 def test_the_keys_are_the_arguments_of_flowers_class(name):
     """Exactly its own arguments, with its defaults where those make sense."""
     signature = inspect.signature(FLOWERS[name]).parameters
-    assert set(STRATEGIES[name].arguments) == set(signature) - OURS
-    for argument in STRATEGIES[name].arguments:
+    assert set(arguments(name)) == set(signature) - OURS
+    for argument in arguments(name):
         ours = FederationConfig.model_fields[argument].default
         agrees = signature[argument].default == ours
         assert agrees == ((name, argument) not in OTHER_DEFAULTS), argument
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AGGREGATIONS)
 def test_the_strategy_is_flowers_and_gets_the_arguments(name):
     strategy = make(federation__strategy=name)
     assert isinstance(strategy, FLOWERS.get(name, flower.FedAvg))
-    for argument in STRATEGIES[name].arguments:
+    for argument in arguments(name):
         wanted = FederationConfig.model_fields[argument].default
         if argument == "client_learning_rate":
             wanted = RunConfig().train.lr
         assert getattr(strategy, argument) == wanted
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "line"),
-    [
-        ("proximal-mu", 0.5, "does not take it; allowed with: fedprox"),
-        ("eta", 0.5, "allowed with: fedadam, fedadagrad, fedyogi"),
-        ("num-malicious-nodes", 1, "allowed with: krum, multikrum, bulyan"),
-        ("server-learning-rate", 0.5, "allowed with: fedavgm, scaffold"),
-    ],
-)
-def test_a_foreign_argument_is_refused_with_its_owners(key, value, line):
-    config = RunConfig.from_flat({f"federation.{key}": value})
-    with pytest.raises(UserError, match=f"`federation.{key}` is {value}.*{line}"):
-        make_strategy(config)
+    assert vars(strategy).keys() >= set(AGGREGATIONS[name].remembers)
 
 
 @pytest.mark.parametrize(
@@ -132,35 +99,35 @@ def test_a_foreign_argument_is_refused_with_its_owners(key, value, line):
 def test_too_few_clients_are_refused_before_any_is_bothered(changes, line):
     flat = {f"federation.{key}": value for key, value in changes.items()}
     with pytest.raises(UserError, match=line) as error:
-        make_strategy(RunConfig.from_flat({"num-clients": 8} | flat))
+        strategy_of(RunConfig.from_flat({"num-clients": 8} | flat))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AGGREGATIONS)
 def test_each_strategy_runs_by_one_key_and_repeats_bit_by_bit(tmp_path, name):
     chosen = {"federation.strategy": name, "campaign.num-cycles": 1}
     first, grid = run_campaign(small(tmp_path, "a", **chosen))
     assert len(first.recorder.cycles) == 1
-    for weight in first.weights.values():
+    for weight in first.state.weights.values():
         assert torch.isfinite(weight).all()
         assert weight.dtype in (torch.float32, torch.int64)
-    variances = [w for n, w in first.weights.items() if n.endswith("running_var")]
+    variances = [w for n, w in first.state.weights.items() if n.endswith("running_var")]
     assert variances
     assert all((v >= 0).all() for v in variances)
     assert not any(message.has_error() for message in grid.replies)
     second, _ = run_campaign(small(tmp_path, "b", **chosen))
-    assert same(first, second)
+    assert same_weights(first, second)
 
 
 def test_fedprox_without_a_weight_is_fedavg_bit_by_bit(tmp_path):
     fedprox = {"federation.strategy": "fedprox", "federation.proximal-mu": 0.0}
     first, _ = run_campaign(small(tmp_path, "a", **fedprox))
     second, _ = run_campaign(small(tmp_path, "b"))
-    assert same(first, second)
+    assert same_weights(first, second)
     heavy = fedprox | {"federation.proximal-mu": 1.0}
     third, _ = run_campaign(small(tmp_path, "c", **heavy))
-    assert not same(second, third)
+    assert not same_weights(second, third)
 
 
 def test_integers_do_not_travel_and_stay(tmp_path):
@@ -169,7 +136,9 @@ def test_integers_do_not_travel_and_stay(tmp_path):
         for record in message.content.array_records.values():
             assert all(np.dtype(a.dtype).kind == "f" for a in record.values())
     counts = [
-        w for n, w in campaign.weights.items() if n.endswith("num_batches_tracked")
+        w
+        for n, w in campaign.state.weights.items()
+        if n.endswith("num_batches_tracked")
     ]
     assert [int(count) for count in counts] == [0] * 4
 
@@ -182,37 +151,18 @@ def test_integers_do_not_travel_and_stay(tmp_path):
         pytest.param("qfedavg", marks=pytest.mark.slow),
     ],
 )
-def test_server_optimizers_average_batchnorms_statistics(tmp_path, name):
-    """After one round the statistics are FedAvg's; the parameters are not."""
+def test_server_optimizers_average_batchnorms_buffers(tmp_path, name):
+    """After one round the buffers are FedAvg's; the parameters are not."""
     short = {"campaign.num-cycles": 1, "campaign.num-rounds": 1}
     key = {"federation.strategy": name}
     if name == "fedavgm":  # its first step is FedAvg's, but for the learning rate
         key["federation.server-learning-rate"] = 0.5
     ours, _ = run_campaign(small(tmp_path, "a", **short, **key))
     theirs, _ = run_campaign(small(tmp_path, "b", **short))
-    equal = {n: torch.equal(w, theirs.weights[n]) for n, w in ours.weights.items()}
+    expected = theirs.state.weights
+    equal = {n: torch.equal(w, expected[n]) for n, w in ours.state.weights.items()}
     assert {n for n, e in equal.items() if e} >= {n for n in equal if "running" in n}
     assert not any(e for n, e in equal.items() if n.endswith("weight"))
-
-
-@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "scaffold"])
-def test_a_fresh_model_gets_a_fresh_memory(tmp_path, name):
-    """FedAvgM keeps its own copy of the model; it must not outlive a reset."""
-    chosen = {"federation.strategy": name, "train.lr": 1e-12, "train.momentum": 0.0}
-    frozen = {"federation.eta": 1e-12} if name == "fedadam" else {}
-    campaign, _ = run_campaign(small(tmp_path, "a", **chosen, **frozen))
-    seed_weights = campaign.evaluator.new_weights
-    fresh = seed_weights(derive_seed(0, "global-model", 2))
-    for key, weight in campaign.weights.items():
-        if key.endswith("weight"):
-            torch.testing.assert_close(weight, fresh[key], rtol=1e-3, atol=1e-5)
-
-
-def test_restart_builds_anew():
-    config = RunConfig.from_flat({"federation.strategy": "fedadam"})
-    strategy = make_strategy(config)
-    strategy.m_t = {"w": np.ones(1)}
-    assert restart(strategy, config).m_t is None
 
 
 def test_few_clients_take_part_by_fraction(tmp_path):
@@ -221,15 +171,3 @@ def test_few_clients_take_part_by_fraction(tmp_path):
     trains = [m for m in grid.requests if m.metadata.message_type == "train"]
     assert len(trains) == 2 * 4
     assert len(campaign.recorder.cycles) == 2
-
-
-def rows(page):
-    return re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", page, flags=re.MULTILINE)
-
-
-def test_the_page_lists_every_strategy_with_its_arguments():
-    table = {name: columns for name, *columns in rows(PAGE.read_text())}
-    assert list(table) == list(STRATEGIES)
-    for name, (arguments, _) in table.items():
-        named = {key.replace("-", "_") for key in re.findall(r"`([\w-]+)`", arguments)}
-        assert named == set(STRATEGIES[name].arguments)

@@ -36,7 +36,7 @@ def balanced_subset(labels: list[int], seed: int) -> list[int]:
 
 def balanced_mean(probs: Tensor, labels: list[int], settings: Settings) -> list[float]:
     """Return π, the mean softmax over the balanced subset: how a model leans."""
-    rows = balanced_subset(labels, settings["fairfal.balance-seed"])
+    rows = balanced_subset(labels, settings["adaptive.balance-seed"])
     return [mean(float(probs[row, c]) for row in rows) for c in range(probs.shape[1])]
 
 
@@ -112,7 +112,7 @@ def fairfal(query: Query) -> list[int]:
     5. Among them k-center covers the space of gradient embeddings.
     """
     settings, num_classes = query.settings, query.world.num_classes
-    judge = trusted_model(query, settings["fairfal.threshold"])
+    judge = trusted_model(query, settings["adaptive.threshold"])
     guesses = guess_classes(query)
     sizes = [guesses.count(c) for c in range(num_classes)]
     probs, _ = query.of_pool(judge)

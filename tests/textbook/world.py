@@ -60,10 +60,10 @@ DEFAULTS: Settings = {
     "query.strategy": "fairfal",
     "query.model": "auto",
     "query.max-pool": 0,
-    "fairfal.threshold": 0.75,
+    "adaptive.threshold": 0.75,
     "fairfal.candidate-factor": 4.0,
     "fairfal.gradient-threshold": 0.5,
-    "fairfal.balance-seed": 42,
+    "adaptive.balance-seed": 42,
     "ksas.log-prior": 1.0,
     "ifal.num-neighbors": 250,
     "ifal.quirks": "faithful",
@@ -154,7 +154,7 @@ def load_world(values: dict[str, Any], budget: float) -> World:
 
     clients = []
     for index in range(config.num_clients):
-        shard, labels = load_shard(config, index)
+        shard, labels = load_shard(config.image_spec(), config.partition_spec(), index)
         client = Client(
             index=index,
             ids=shard.sample_ids.tolist(),
@@ -165,7 +165,7 @@ def load_world(values: dict[str, Any], budget: float) -> World:
             budget=max(1, int(budget * len(shard.images) + 1e-9)),
         )
         clients.append(client)
-    test = load_test_set(config)
+    test = load_test_set(config.image_spec())
     inputs = normalized(test.images, test)
     return World(clients, inputs, test.labels, len(test.class_names))
 

@@ -1,0 +1,1 @@
+"""The command `fairfal`: runs, tables, pictures, and the check of a host."""

@@ -1,0 +1,39 @@
+"""One line for every mistake: the key, what was found, what is allowed."""
+
+import difflib
+from collections.abc import Mapping
+
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from fairfal_flwr.config.section import takes
+
+__all__ = ["explain", "unknown"]
+
+Fields = Mapping[str, FieldInfo]
+
+
+def unknown(key: str, fields: Fields) -> str:
+    """Say that there is no such key, and which one may be meant."""
+    near = difflib.get_close_matches(key, fields, n=1)
+    return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else "")
+
+
+def explain(detail: ErrorDetails, fields: Fields) -> str:
+    """Say in words what pydantic found.
+
+    Parameters
+    ----------
+    detail : ErrorDetails
+        One of the errors.
+    fields : Mapping
+        Every key with its field.
+    """
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return unknown(key, fields)
+    found = f"`{key}` is {detail['input']!r}"
+    if detail["type"] == "value_error":
+        return f"{found}; {detail['ctx']['error']}"
+    allowed = takes(fields[key]) if key in fields else "a section of keys"
+    return f"{found}; allowed: {allowed}"

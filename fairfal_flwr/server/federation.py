@@ -1,0 +1,262 @@
+"""One round of federated training: who is asked, whose replies count, the new weights.
+
+What the algorithms of federated optimization differ in is in here and below; to the
+campaign a round is weights in, weights out.
+"""
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from fairfal_flwr.config import RunConfig, TrainConfig
+from fairfal_flwr.config.federation import AGGREGATIONS
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import (
+    EvaluateReply,
+    EvaluateRequest,
+    TrainRequest,
+    Weights,
+    unpack_weights,
+)
+from fairfal_flwr.server.clients import Check, Clients
+from fairfal_flwr.server.privacy import (
+    adds_noise,
+    expect_replies,
+    keep_variances_positive,
+    load_wrapper_memory,
+    make_private,
+    privacy_report,
+    renew,
+    unwrapped,
+    weigh_equally,
+    wrapper_memory,
+)
+from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
+from fairfal_flwr.server.sampling import draw_clients, grid_of
+from fairfal_flwr.server.state import CampaignState
+from fairfal_flwr.server.strategies import make_strategy
+
+__all__ = ["Federation", "TrainedRound", "learning_rate"]
+
+
+@dataclass(frozen=True)
+class TrainedRound:
+    """What a round of training came to.
+
+    Parameters
+    ----------
+    weights : Weights
+        The new global model.
+    clients : int
+        Whose replies were used.
+    loss : float
+        Mean of the clients' losses.
+    """
+
+    weights: Weights
+    clients: int
+    loss: float
+
+
+class Federation:
+    """The aggregation strategy, its privacy wrapper, and the clients they work with.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    clients : Clients
+        The way to them.
+    buffers : frozenset of str
+        Floating-point entries of the state dict that nothing trains (BatchNorm's).
+    num_classes : int
+        Of the image set.
+
+    Raises
+    ------
+    UserError
+        If the strategy cannot do what it is told.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        clients: Clients,
+        buffers: frozenset[str],
+        num_classes: int,
+    ) -> None:
+        self.config = config
+        self.clients = clients
+        self.buffers = buffers
+        self.num_classes = num_classes
+        self._entry = AGGREGATIONS[config.federation.strategy]
+        self._strategy = make_private(self._fresh_strategy(), config)
+
+    def restart(self) -> None:
+        """Forget what belongs to a model that is given up.
+
+        Momenta and variates go with it; the privacy spent and an adapted clipping norm
+        are kept.
+        """
+        self._strategy = renew(self._strategy, self._fresh_strategy())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what strategy and privacy remember: arrays, and what JSON can hold."""
+        inner = unwrapped(self._strategy)
+        names = self._entry.remembers
+        return {
+            "strategy": {name: deepcopy(getattr(inner, name)) for name in names},
+            "privacy": wrapper_memory(self._strategy),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        inner = unwrapped(self._strategy)
+        assert state["strategy"].keys() <= set(self._entry.remembers)
+        for name, value in state["strategy"].items():
+            setattr(inner, name, deepcopy(value))
+        load_wrapper_memory(self._strategy, state["privacy"])
+
+    def privacy_report(self) -> dict[str, Any] | None:
+        """Return what summary.json says about privacy; None where none was asked."""
+        return privacy_report(self._strategy, self.config.privacy)
+
+    def train(self, campaign: str, state: CampaignState) -> TrainedRound:
+        """Train the round after `state` on the clients, and aggregate.
+
+        Raises
+        ------
+        UserError
+            If too few clients answer well, or the aggregate is not finite.
+        """
+        number, server_round = state.round + 1, state.strategy_rounds + 1
+        arrays, scalars = TrainRequest(
+            campaign=campaign,
+            cycle=state.cycle,
+            round=number,
+            lr=learning_rate(
+                self.config.train, state.round, self.config.campaign.num_rounds
+            ),
+            weights=state.weights,
+        ).records()
+        able = [client for client in self.clients.nodes if state.labels[client]]
+        fraction = self.config.federation.fraction_train
+        nodes = self._draw("train", able, fraction, state.cycle, number)
+        expect_replies(self._strategy, len(nodes))
+        messages = self._strategy.configure_train(
+            server_round, arrays, scalars, grid_of(nodes)
+        )
+        what = f"Cycle {state.cycle}, round {number}"
+        replies = self.clients.ask_quorum(messages, self._check(arrays, state), what)
+        aggregate, loss = self._aggregate(server_round, replies)
+        return TrainedRound(self._accept(aggregate, state.weights), len(replies), loss)
+
+    def evaluate(self, campaign: str, state: CampaignState) -> list[EvaluateReply]:
+        """Return what some clients find on their own test shards; often none is asked.
+
+        A reply that cannot be used is left out.
+        """
+        fraction = self.config.federation.fraction_evaluate
+        if not fraction:
+            return []
+        arrays, scalars = EvaluateRequest(
+            campaign=campaign, weights=state.weights
+        ).records()
+        everyone = list(self.clients.nodes)
+        nodes = self._draw("evaluate", everyone, fraction, state.cycle, state.round)
+        messages = self._strategy.configure_evaluate(
+            state.strategy_rounds, arrays, scalars, grid_of(nodes)
+        )
+        replies = self.clients.ask_who_can(
+            messages, lambda content, _: check_evaluate_reply(content, self.num_classes)
+        )
+        return [EvaluateReply.from_content(reply.content) for reply in replies]
+
+    def _fresh_strategy(self) -> FedAvg:
+        return make_strategy(self.config, self.buffers, self.clients.client_of)
+
+    def _draw(
+        self, purpose: str, clients: list[int], fraction: float, cycle: int, number: int
+    ) -> list[int]:
+        """Return the nodes of the clients that take part in a round."""
+        seed = self.config.seed
+        drawn = draw_clients(
+            clients, fraction, seed, f"{purpose}-clients", cycle, number
+        )
+        return [self.clients.nodes[client] for client in drawn]
+
+    def _check(self, sent: ArrayRecord, state: CampaignState) -> Check:
+        trained = [name for name in sent if name not in self.buffers]
+
+        def check(content: RecordDict, client: int) -> None:
+            check_train_reply(
+                content,
+                sent,
+                state.samples[client],
+                variate=trained if self._entry.has_variates else (),
+                norm_bit=self.config.privacy.mechanism == "client-adaptive",
+            )
+
+        return check
+
+    def _aggregate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, float]:
+        replies = list(replies)
+        expect_replies(self._strategy, len(replies))
+        if adds_noise(self.config.privacy):
+            weigh_equally(replies)
+        aggregate, metrics = self._strategy.aggregate_train(server_round, replies)
+        assert aggregate is not None
+        assert metrics is not None
+        return aggregate, float(cast(float, metrics["loss"]))
+
+    def _accept(self, aggregate: ArrayRecord, last: Weights) -> Weights:
+        """Return the aggregate with the types that the weights have.
+
+        Raises
+        ------
+        UserError
+            If it is not finite: the strategy's steps were too large.
+        """
+        new = {
+            name: value.to(last[name].dtype)
+            for name, value in unpack_weights(aggregate).items()
+        }
+        if self.config.privacy.mechanism != "none":
+            new = keep_variances_positive(new, last)
+        for name, value in new.items():
+            if not value.isfinite().all():
+                raise UserError(
+                    f"The aggregate of {self.config.federation.strategy} holds NaN or "
+                    f"Inf in {name}; lower the learning rates under `federation` or "
+                    "`train.lr`."
+                )
+        return last | new
+
+
+def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:
+    """Return the learning rate of a round: lr, then lr · decay (method §2).
+
+    Parameters
+    ----------
+    train : TrainConfig
+        `lr`, `lr_decay` and `lr_decay_at`.
+    round_index : int
+        Counted from 0; the decay applies once it exceeds ⌊lr_decay_at · num_rounds⌋.
+    num_rounds : int
+        Rounds of the training phase.
+
+    Examples
+    --------
+    >>> rates = [learning_rate(TrainConfig(), index, 100) for index in (75, 76)]
+    >>> [round(rate, 6) for rate in rates]
+    [0.01, 0.001]
+    """
+    late = round_index > math.floor(train.lr_decay_at * num_rounds)
+    return train.lr * (train.lr_decay if late else 1.0)

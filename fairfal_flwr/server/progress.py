@@ -1,0 +1,169 @@
+"""What a run prints on its way."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from time import perf_counter
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from fairfal_flwr import __version__
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow, Summary
+
+__all__ = ["Progress", "cycle_table", "duration"]
+
+log = logging.getLogger("fairfal.server")
+CODE = Path(__file__).parents[1]
+
+
+class Progress:
+    """Prints the lines of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The configuration as run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._rounds: deque[tuple[float, int]] = deque(maxlen=20)  # when, and labels
+
+    def started(self, folder: Path) -> None:
+        """Say where the results go and where the code is from."""
+        log.info("results: %s", folder)
+        log.info("fairfal-flwr %s, code in %s", __version__, CODE)
+
+    def clients_met(
+        self, num_samples: int, num_gpus: int, rare_classes: Sequence[int]
+    ) -> None:
+        """Say what is about to happen."""
+        config, campaign = self.config, self.config.campaign
+        log.info(
+            "%s on %s: %d clients (%d on a GPU), %d images; %d cycles of %d rounds, "
+            "%.1f%% of the images labeled per cycle; rarest third of the classes: %s",
+            config.query.strategy,
+            config.data.name,
+            config.num_clients,
+            num_gpus,
+            num_samples,
+            campaign.num_cycles,
+            campaign.num_rounds,
+            100 * campaign.budget,
+            ", ".join(map(str, rare_classes)) or "not known to the server",
+        )
+
+    def queries_finished(self, rows: Iterable[QueryRow]) -> None:
+        """Name who ran out of images."""
+        for row in rows:
+            if row.num_selected < row.budget:
+                log.warning(
+                    "client %d had only %d images left to label (budget %d)",
+                    row.client,
+                    row.num_selected,
+                    row.budget,
+                )
+
+    def round_finished(self, row: RoundRow) -> None:
+        """Print the round's line."""
+        campaign = self.config.campaign
+        accuracy = ""
+        if row.accuracy is not None and not math.isnan(row.accuracy):
+            accuracy = f"  accuracy {row.accuracy:6.1%}"
+        log.info(
+            "cycle %d/%d  round %*d/%d  labels %d  loss %.3f%s  left %s",
+            row.cycle,
+            campaign.num_cycles,
+            len(str(campaign.num_rounds)),
+            row.round,
+            campaign.num_rounds,
+            row.labels,
+            row.loss,
+            accuracy.ljust(18),
+            self._time_left(row),
+        )
+
+    def cycle_finished(self, row: CycleRow) -> None:
+        """Print the cycle's row."""
+        log.info("%s", cycle_table([row], self.config.num_clients))
+
+    def finished(self, summary: Summary, folder: Path) -> None:
+        """Print the table, how long it took and where the results are."""
+        log.info("%s", cycle_table(summary.cycles, self.config.num_clients))
+        log.info("finished in %s", duration(summary.seconds))
+        log.info("results: %s", folder)
+
+    def stopped(self, saved: tuple[int, int] | None, folder: Path) -> None:
+        """Say which cycle and round the saved model is from, if one was saved now."""
+        if saved is not None:
+            log.info("model of cycle %d, round %d saved", *saved)
+        log.info("results so far: %s", folder)
+
+    def _time_left(self, row: RoundRow) -> str:
+        """Scale the time of the last rounds by the work left.
+
+        The work of a round is its labels, which grow by the same number each cycle.
+        """
+        campaign = self.config.campaign
+        rounds_left = campaign.num_rounds - row.round
+        cycles_left = range(row.cycle + 1, campaign.num_cycles + 1)
+        per_cycle = row.labels / row.cycle
+        work_left = rounds_left * row.labels + campaign.num_rounds * per_cycle * sum(
+            cycles_left
+        )
+        self._rounds.append((perf_counter(), row.labels))
+        (start, first), (now, _) = self._rounds[0], self._rounds[-1]
+        work_done = sum(labels for _, labels in self._rounds) - first
+        if not work_done:
+            return "?"
+        return duration((now - start) * work_left / work_done)
+
+
+def cycle_table(rows: Sequence[CycleRow], num_clients: int) -> str:
+    """Return a table with one line per cycle.
+
+    How many clients queried by the global model is a column where one of the rows
+    knows.
+    """
+    chooses = any(row.global_queries is not None for row in rows)
+    heads = ["cycle", "labels", "share", "accuracy", "rarest third"]
+    table = Table(*heads, *["queried by global model"] * chooses, box=SIMPLE)
+    for row in rows:
+        of_all = f"{row.global_queries} of {num_clients} clients"
+        choice = "-" if row.global_queries is None else of_all
+        table.add_row(
+            str(row.cycle),
+            str(row.labels),
+            f"{row.label_fraction:.1%}",
+            _percent(row.accuracy),
+            _percent(row.rare_recall),
+            *[choice] * chooses,
+        )
+    text = StringIO()
+    Console(file=text, width=80, color_system=None).print(table)
+    return text.getvalue().rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Examples
+    --------
+    >>> duration(59.6), duration(3.2), duration(7380)
+    ('1 min 0 s', '3 s', '2 h 3 min')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"

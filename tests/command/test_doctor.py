@@ -1,0 +1,351 @@
+"""`fairfal doctor`: each thing that can be wrong with a host, made wrong."""
+
+import errno
+import os
+import sqlite3
+import ssl
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from fairfal_flwr.command import cli, doctor
+from fairfal_flwr.command.doctor import Host, examine
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "credentials.py"
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("credentials")
+    for arguments in (["server"], ["site", "lisbon"]):
+        command = [sys.executable, SCRIPT, "--folder", folder, *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+class Health(BaseHTTPRequestHandler):
+    """Answers as a SuperLink does."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def serve(request):
+    """Serve HTTP(S) on a free port; return the port."""
+
+    def start(certificate=None, key=None, ahead=0.0):
+        server = HTTPServer(("127.0.0.1", 0), Health)
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+
+        def stop():
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+        request.addfinalizer(stop)
+        return server.server_port
+
+    return start
+
+
+@pytest.fixture
+def tls(serve, credentials):
+    public = credentials / "certificates"
+    return serve(public / "server.crt", public / "server.key")
+
+
+@pytest.fixture(autouse=True)
+def a_disk(monkeypatch):
+    """Take every folder for one on a disk: tests may run in memory."""
+    monkeypatch.setattr(doctor, "_is_temporary", lambda _folder: False)
+
+
+def findings(tmp_path, **options):
+    found = examine(Host(state_dir=str(tmp_path / "state"), **options))
+    return {finding.subject: finding for finding in found}
+
+
+def test_a_good_host_passes_every_check(tmp_path, credentials, tls):
+    (tmp_path / "image.png").write_bytes(b"x")
+    found = findings(
+        tmp_path,
+        superlink=f"localhost:{tls}",
+        root_certificates=credentials / "certificates" / "ca.crt",
+        key=credentials / "keys" / "lisbon" / "supernode.key",
+        data_path=tmp_path,
+    )
+    assert {f.verdict for f in found.values()} <= {"ok", "note"}
+    assert list(found)[-6:] == [
+        "state dir",
+        "data",
+        "node key",
+        "SuperLink",
+        "certificate",
+        "clock",
+    ]
+    assert found["certificate"].found.startswith("valid for localhost, 364 more days")
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_what_fails_is_counted_and_the_exit_status_tells(tmp_path):
+    options = ["--state-dir", str(tmp_path), "--data-path", str(tmp_path / "none")]
+    result = CliRunner().invoke(cli.app, ["doctor", *options])
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert f"FAIL  data          {tmp_path / 'none'} does not exist" in lines
+    assert "                    -> Mount or name it." in lines
+    assert result.stderr == "fairfal: 1 of the checks failed.\n"
+
+
+def test_an_address_without_a_port_is_a_mistake(tmp_path):
+    options = ["--state-dir", str(tmp_path), "--superlink", "https://fl.example.org"]
+    result = CliRunner().invoke(cli.app, ["doctor", *options])
+    assert result.exit_code == 2
+    assert "allowed: host:port" in result.stderr
+
+
+# Software
+
+
+def test_an_old_python_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
+    assert doctor._python().verdict == "FAIL"
+
+
+def test_a_missing_and_an_old_package_are_named(monkeypatch):
+    assert "is missing" in doctor._package("no-such-package", ">=1").found
+    monkeypatch.setattr(doctor, "version", lambda _name: "1.31.0")
+    finding = doctor._package("flwr", "<1.44,>=1.41.0")
+    assert (finding.verdict, finding.found) == (
+        "FAIL",
+        "1.31.0; the app needs <1.44,>=1.41.0",
+    )
+    assert "pip install 'flwr<1.44,>=1.41.0'" in finding.advice
+
+
+def test_a_driver_that_pytorch_cannot_use_is_noted(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(Path, "exists", lambda _self: True)
+    assert "PyTorch cannot use it" in doctor._gpu().found
+
+
+# Folders
+
+
+def test_a_state_dir_that_cannot_be_written_fails(tmp_path):
+    (tmp_path / "state").write_text("a file")
+    finding = findings(tmp_path)["state dir"]
+    assert finding.verdict == "FAIL"
+    assert "File exists" in finding.found
+
+
+def test_a_disk_that_does_not_sync_fails(tmp_path, monkeypatch):
+    def refuse(_descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert "Input/output error" in findings(tmp_path)["state dir"].found
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (sqlite3.OperationalError("locking protocol"), "locking protocol"),
+        (None, "(delete)"),
+    ],
+)
+def test_a_disk_without_a_write_ahead_log_fails(tmp_path, monkeypatch, error, found):
+    def try_database(_file):
+        if error:
+            raise error
+        return "delete"
+
+    monkeypatch.setattr(doctor, "_try_database", try_database)
+    finding = findings(tmp_path)["state dir"]
+    assert finding.verdict == "FAIL"
+    assert found in finding.found
+
+
+def test_a_state_dir_in_memory_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_is_temporary", lambda _folder: True)
+    assert "in memory" in findings(tmp_path)["state dir"].found
+
+
+def test_the_nearest_mount_tells_what_is_in_memory(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    mounts = tmp_path / "mounts"
+    mounts.write_text("disk / ext4 rw\ntmpfs /m tmpfs rw\ndisk /m/disk xfs rw\n")
+    answers = [
+        doctor._is_temporary(Path(place), mounts)
+        for place in ("/data", "/m", "/m/a/b", "/m/disk/a", "/mother")
+    ]
+    assert answers == [False, True, True, False, False]
+    assert not doctor._is_temporary(tmp_path, tmp_path / "none")
+
+
+def test_an_empty_data_folder_fails(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert "is empty" in doctor._data(tmp_path / "a").found
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "image.png").touch(mode=0o000)
+    finding = doctor._data(tmp_path)
+    assert "image.png: Permission denied" in finding.found
+    assert "chmod" in finding.advice
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def scandir(place):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"{tmp_path}: Permission denied" in doctor._data(tmp_path).found
+
+
+# The key
+
+
+def test_a_key_that_others_can_read_fails(tmp_path, credentials):
+    key = tmp_path / "supernode.key"
+    key.write_bytes((credentials / "keys/lisbon/supernode.key").read_bytes())
+    key.chmod(0o644)
+    assert "others can read it (mode 644)" in doctor._node_key(key).found
+
+
+@pytest.mark.parametrize("name", ["certificates/server.key", "ca/ca.crt", "none"])
+def test_another_file_is_no_key(credentials, name):
+    finding = doctor._node_key(credentials / name)
+    assert finding.verdict == "FAIL"
+    assert "credentials.py site" in finding.advice
+
+
+# The SuperLink
+
+
+def test_a_closed_port_is_told_apart_from_an_unknown_name(tmp_path, monkeypatch):
+    closed = findings(tmp_path, superlink="127.0.0.1:1")["SuperLink"]
+    assert "refused" in closed.found
+    unknown = findings(tmp_path, superlink="no.such.host.invalid:8000")["SuperLink"]
+    assert "DNS" in unknown.advice
+
+
+def test_a_certificate_of_another_ca_fails(tmp_path, tls, credentials):
+    other = tmp_path / "other"
+    command = [sys.executable, SCRIPT, "--folder", other, "server"]
+    subprocess.run(command, check=True, capture_output=True)
+    for ca in (other / "certificates" / "ca.crt", None):
+        found = findings(tmp_path, superlink=f"localhost:{tls}", root_certificates=ca)
+        assert "not signed by the CA" in found["certificate"].found
+        assert "clock" not in found
+
+
+def test_a_certificate_for_another_name_fails(tmp_path, tls, credentials, monkeypatch):
+    import socket
+
+    connect = socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda to, **k: connect(("127.0.0.1", to[1]), **k)
+    )
+    found = findings(
+        tmp_path,
+        superlink=f"fl.example.org:{tls}",
+        root_certificates=credentials / "certificates" / "ca.crt",
+    )["certificate"]
+    assert found.found == "it is not for fl.example.org"
+    assert "server --host fl.example.org" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "text"),
+    [("0", "FAIL", "it has expired"), ("20", "note", "19 more days")],
+)
+def test_a_certificate_near_its_end_is_noticed(
+    tmp_path, serve, credentials, days, verdict, text
+):
+    import shutil
+
+    folder = tmp_path / "credentials"
+    shutil.copytree(credentials, folder)
+    command = [sys.executable, SCRIPT, "--folder", folder, "server", "--days", days]
+    subprocess.run(command, check=True, capture_output=True)
+    public = folder / "certificates"
+    port = serve(public / "server.crt", public / "server.key")
+    finding = findings(
+        tmp_path,
+        superlink=f"localhost:{port}",
+        root_certificates=public / "ca.crt",
+    )["certificate"]
+    assert finding.verdict == verdict
+    assert text in finding.found
+
+
+def test_a_file_that_is_no_certificate_fails(tmp_path, tls):
+    for file in (tmp_path / "none", Path(__file__)):
+        found = findings(tmp_path, superlink=f"localhost:{tls}", root_certificates=file)
+        assert "ask" in found["certificate"].advice.lower()
+
+
+def test_a_superlink_without_tls_is_told(tmp_path, serve, credentials):
+    finding = findings(
+        tmp_path,
+        superlink=f"localhost:{serve()}",
+        root_certificates=credentials / "certificates" / "ca.crt",
+    )["certificate"]
+    assert finding.verdict == "FAIL"
+    assert "--insecure" in finding.advice
+
+
+def test_plain_text_is_noted(tmp_path, serve):
+    found = findings(tmp_path, superlink=f"localhost:{serve()}", insecure=True)
+    assert found["certificate"].verdict == "note"
+    assert found["clock"].verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict", "found"),
+    [
+        (0.4, "ok", "0 s ahead"),
+        (4.0, "ok", "4 s ahead"),
+        (6.0, "FAIL", "6 s ahead"),
+        (-300.0, "ok", "300 s behind"),
+        (-310.0, "FAIL", "310 s behind"),
+    ],
+)
+def test_a_clock_is_judged_as_the_superlink_judges_signatures(seconds, verdict, found):
+    finding = doctor._clock(seconds)
+    assert finding.verdict == verdict
+    assert finding.found.startswith(found)
+
+
+def test_the_clocks_are_compared(tmp_path, serve, monkeypatch):
+    here = doctor.time.time
+    monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: here() + 3600))
+    found = findings(tmp_path, superlink=f"localhost:{serve()}", insecure=True)
+    assert found["clock"].found in {
+        f"{seconds} s ahead of the SuperLink's" for seconds in (3599, 3600, 3601)
+    }
+
+
+def test_the_limits_are_flowers():
+    from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+
+    assert doctor._CLOCK_AHEAD == SYSTEM_TIME_TOLERANCE
+    assert doctor._CLOCK_BEHIND == SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE

@@ -1,0 +1,127 @@
+"""A malformed reply to a query is named in one line, before anything is computed."""
+
+import math
+
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+from grid import InProcessGrid
+
+from client_app import app
+from fairfal_flwr.client.participant import find_participant
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import ImbalanceReply, SelectReply, StatusReply
+from fairfal_flwr.server.campaign import Campaign
+from fairfal_flwr.server.replies import (
+    check_imbalance_reply,
+    check_select_reply,
+    check_status_reply,
+)
+
+GOOD = {
+    "query.status": StatusReply(client=2, num_samples=20, num_labeled=3, on_gpu=0),
+    "query.imbalance": ImbalanceReply(imbalance=0.5, seconds=0.1),
+    "query.select": SelectReply(
+        budget=4,
+        num_selected=4,
+        num_labeled=7,
+        num_unlabeled=13,
+        global_query=-1,
+        local_training_seconds=0.0,
+        outputs_seconds=0.0,
+        selection_seconds=0.0,
+    ),
+}
+CHECK = {
+    "query.status": lambda content: check_status_reply(content, 3),
+    "query.imbalance": check_imbalance_reply,
+    "query.select": lambda content: check_select_reply(content, 20),
+}
+MALFORMED = [
+    ("query.status", {"client": 3}, "its client is 3; allowed: 0 to 2"),
+    ("query.status", {"client": -1}, "its client is -1; allowed: 0 to 2"),
+    ("query.status", {"client": 1.0}, "its client is 1.0; allowed: 0 to 2"),
+    ("query.status", {"client": [1]}, r"its client is \[1\], not a finite number"),
+    ("query.status", {"num-samples": 0}, "its num-samples is 0; allowed: 1 or more"),
+    ("query.status", {"num-labeled": 21}, "its num-labeled is 21; allowed: 0 to 20"),
+    ("query.status", {"on-gpu": 2}, "its on-gpu is 2; allowed: 0 to 1"),
+    ("query.status", {"name": 2}, "its metrics hold more: name"),
+    ("query.status", {"client": None}, "its metrics lack client"),
+    ("query.imbalance", {"imbalance": math.nan}, "its imbalance is nan, not a finite"),
+    ("query.imbalance", {"imbalance": math.inf}, "its imbalance is inf, not a finite"),
+    ("query.imbalance", {"imbalance": 1e9}, "its imbalance is 1000000000.0; allowed"),
+    ("query.imbalance", {"imbalance": -1e9}, "allowed: 0 to 1"),
+    ("query.imbalance", {"seconds": -1.0}, "its seconds is -1.0; allowed: 0 or more"),
+    ("query.select", {"budget": 0}, "its budget is 0; allowed: 1 to 20"),
+    ("query.select", {"num-selected": 5}, "its num-selected is 5; allowed: 0 to 4"),
+    ("query.select", {"num-labeled": 21}, "its num-labeled is 21; allowed: 0 to 20"),
+    ("query.select", {"num-labeled": 6}, "are 6 and 13, not 20 together"),
+    ("query.select", {"global-query": 2}, "its global-query is 2; allowed: -1 to 1"),
+    ("query.select", {"outputs-seconds": math.nan}, "its outputs-seconds is nan"),
+]
+
+
+def changed(kind, changes):
+    content = GOOD[kind].to_content()
+    for name, value in changes.items():
+        if value is None:
+            del content["metrics"][name]
+        else:
+            content["metrics"][name] = value
+    return content
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_good_reply_passes_and_one_without_its_record_does_not(kind):
+    CHECK[kind](GOOD[kind].to_content())
+    with pytest.raises(ValueError, match="its records lack metrics"):
+        CHECK[kind](RecordDict())
+    with pytest.raises(ValueError, match="its record metrics does not hold metrics"):
+        CHECK[kind](RecordDict({"metrics": ConfigRecord()}))
+
+
+@pytest.mark.parametrize(("kind", "changes", "line"), MALFORMED, ids=str)
+def test_a_malformed_reply_is_told_in_one_line(kind, changes, line):
+    with pytest.raises(ValueError, match=line) as error:
+        CHECK[kind](changed(kind, changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "line"),
+    [
+        ("query.status", {"client": 7}, r"SuperNode \d+: its client is 7; allowed: 0"),
+        ("query.imbalance", {"imbalance": math.nan}, "client 1: its imbalance is nan"),
+        ("query.select", {"budget": None}, "client 1: its metrics lack budget"),
+    ],
+    ids=str,
+)
+def test_a_campaign_ends_in_one_line_that_names_the_client(
+    tmp_path, kind, changes, line
+):
+    values = {
+        "num-clients": 3,
+        "campaign.num-cycles": 2,
+        "campaign.num-rounds": 1,
+        "train.epochs": 1,
+        "local.max-epochs": 1,
+        "output-dir": str(tmp_path),
+        "state-dir": str(tmp_path),
+    }
+
+    def client(message, context):
+        reply = app(message, context)
+        spoiled = message.metadata.message_type == kind
+        if spoiled and context.node_config["partition-id"] == 1:
+            for name, value in changes.items():
+                if value is None:
+                    del reply.content["metrics"][name]
+                else:
+                    reply.content["metrics"][name] = value
+        return reply
+
+    find_participant.cache_clear()
+    campaign = Campaign(RunConfig.from_flat(values), InProcessGrid(values, 3, client))
+    with pytest.raises(UserError, match=line) as error:
+        campaign.run()
+    assert "\n" not in str(error.value)

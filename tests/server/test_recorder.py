@@ -1,0 +1,68 @@
+"""What the campaign tells its recorder, found again in the files of the run."""
+
+import pytest
+import torch
+
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.messages import SelectReply
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.runs.reader import read_run
+from fairfal_flwr.runs.rows import CycleRow
+from fairfal_flwr.server.recorder import Recorder
+
+CYCLE = CycleRow(1, 9, 0.1, 0.5, 1.0, 0.25, (0.5,), 0.75, 1, 2.0, 3.0)
+OWN = "examples.my_strategy:rarest_first"
+WEIGHTS = {"w": torch.ones(2)}
+PRIVACY = {"mechanism": "local", "epsilon": None}
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    keys = {"output-dir": str(tmp_path), "query.strategy": OWN, "seed": 7}
+    return Recorder(RunConfig.from_flat(keys | {"num-clients": 2}))
+
+
+def test_a_run_is_named_after_what_it_is_of(recorder):
+    assert recorder.name.endswith("-digits-examples.my_strategy-rarest_first-seed7")
+    run = read_run(recorder.folder)
+    assert run.summary is None
+    assert run.config["query.strategy"] == OWN
+    assert run.events[0].kind == EventKind.RUN_STARTED
+    assert run.events[0].facts["run"] == recorder.name
+
+
+def test_a_choice_between_the_models_is_recorded_where_it_is_made(recorder):
+    replies = {
+        client: SelectReply(5, 4, 9, 11, global_query, 0.5, 0.25, 0.125)
+        for client, global_query in enumerate([-1, 0, 1])
+    }
+    recorder.record_queries(2, OWN, replies, {1: 0.75})
+    rows = read_run(recorder.folder).queries
+    assert [row.global_query for row in rows] == [None, 0, 1]
+    assert [row.imbalance for row in rows] == [None, 0.75, None]
+    assert {(row.cycle, row.strategy, row.num_labeled) for row in rows} == {(2, OWN, 9)}
+
+
+def test_a_finished_run_has_its_cycles_and_what_privacy_it_spent(recorder):
+    recorder.record_cycle(CYCLE, WEIGHTS, None)
+    assert read_run(recorder.folder).summary.finished is False
+    recorder.finish(PRIVACY)
+    run = read_run(recorder.folder)
+    assert run.summary == recorder.summary
+    assert run.summary.finished is True
+    assert run.summary.cycles == recorder.cycles == (CYCLE,)
+    assert run.summary.privacy == PRIVACY
+    kinds = [event.kind for event in run.events[1:]]
+    assert kinds == [EventKind.CYCLE_FINISHED, EventKind.FINISHED]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [(None, EventKind.STOPPED), ("no power", EventKind.FAILED)]
+)
+def test_a_run_that_ends_early_says_whether_it_failed(recorder, reason, kind):
+    recorder.record_cycle(CYCLE, WEIGHTS, None)
+    recorder.stop(WEIGHTS, None, PRIVACY, reason)
+    run = read_run(recorder.folder)
+    assert (run.events[-1].kind, run.events[-1].facts) == (kind, {"reason": reason})
+    assert run.summary.finished is False
+    assert run.summary.privacy == PRIVACY

@@ -1,0 +1,390 @@
+"""Where this project leans on Flower's insides: why, and whether they are still there.
+
+Each test stands for one place outside Flower's documented interface, or for one flaw
+that is worked around. When one fails, Flower has moved: adapt the place that it names,
+or drop the workaround if the reason is gone.
+"""
+
+import importlib
+import inspect
+import logging
+import random
+import re
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import flwr
+import flwr.app
+import flwr.serverapp
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common import config as flower_config
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+)
+from flwr.serverapp.strategy.dp_adaptive_clipping import DifferentialPrivacyAdaptiveBase
+from flwr.supercore import log
+from flwr.supercore import privacy_accounting as accounting
+from flwr.supercore.differential_privacy import KEY_NORM_BIT
+from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+from flwr.supercore.task_identity import TaskIdentity
+
+from fairfal_flwr.command import launch
+from fairfal_flwr.server.replies import NORM_BIT
+
+FLOWER = Path(flwr.__file__).parent
+ADAPTIVE = (
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+)
+FIXED = (
+    DifferentialPrivacyServerSideFixedClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+)
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def source(module: str) -> str:
+    """Return a module's code without importing it, which may take seconds."""
+    path = FLOWER.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return path.read_text(encoding="utf-8")
+
+
+def method_of_the_grid(name: str) -> str:
+    """Return the code of a method of the Grid that a ServerApp gets."""
+    (code,) = re.findall(
+        rf"^    def {name}\(.*?(?=^    def |\Z)",
+        source("flwr.superlink.grid.http_grid"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return code
+
+
+def message() -> Message:
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord()})
+    return Message(content, dst_node_id=5, message_type="train")
+
+
+def reply_to(request: Message, value: float, norm_bit: int) -> Message:
+    request.metadata.__dict__["_message_id"] = "1"
+    metrics = MetricRecord({"num-examples": 1, KEY_NORM_BIT: norm_bit})
+    arrays = ArrayRecord({"w": Array(np.array([value]))})
+    return Message(RecordDict({"arrays": arrays, "m": metrics}), reply_to=request)
+
+
+def nodes(count: int) -> Grid:
+    return SimpleNamespace(get_node_ids=lambda: list(range(count)))
+
+
+# Differential privacy: fairfal_flwr/server/privacy.py
+
+
+@pytest.mark.parametrize("wrapper", ADAPTIVE)
+def test_adaptive_clipping_still_moves_by_the_share_that_was_clipped(
+    wrapper, monkeypatch
+):
+    """`_TowardsQuantile` overrides `_geometric_update` since that share is wrong there.
+
+    Of three updates two are longer than the norm, and Algorithm 1 of the paper wants
+    the share of those that are not, a third.
+    """
+    shares = []
+    monkeypatch.setattr(
+        DifferentialPrivacyAdaptiveBase,
+        "_geometric_update",
+        lambda _self, clipped_fraction: shares.append(clipped_fraction),
+    )
+    strategy = wrapper(FedAvg(), 0.0, 3, 0.1, clipped_count_stddev=0.0)
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    strategy.configure_train(1, arrays, ConfigRecord(), nodes(3))
+    updates = ((5.0, 1), (5.0, 1), (0.01, 0))
+    strategy.aggregate_train(1, [reply_to(message(), *update) for update in updates])
+    assert shares == [pytest.approx(2 / 3)]
+
+
+def test_the_update_of_the_adaptive_norm_has_the_signature_that_is_overridden():
+    """`_TowardsQuantile` overrides it by name in the base of both wrappers."""
+    signature = inspect.signature(DifferentialPrivacyAdaptiveBase._geometric_update)
+    assert list(signature.parameters) == ["self", "clipped_fraction"]
+    for wrapper in ADAPTIVE:
+        assert issubclass(wrapper, DifferentialPrivacyAdaptiveBase)
+        assert "_geometric_update" not in vars(wrapper)
+
+
+@pytest.mark.parametrize("wrapper", [*ADAPTIVE, *FIXED])
+def test_a_wrapper_keeps_what_is_replaced_and_read(wrapper):
+    """`renew` sets `strategy`, `expect_replies` the count; the report has the norm."""
+    inner = FedAvg()
+    strategy = (
+        wrapper(inner, 0.5, 7, 0.25)
+        if wrapper in ADAPTIVE
+        else wrapper(inner, 0.5, 0.25, 7)
+    )
+    kept = vars(strategy)
+    assert kept["strategy"] is inner
+    assert (kept["num_sampled_clients"], kept["clipping_norm"]) == (7, 0.25)
+
+
+def test_the_insides_have_the_accounting_that_is_public():
+    """`server/privacy.py` imports from `flwr.supercore` what `flwr.serverapp` has."""
+    for name in ("NeighboringRelation", "PrivacyAccountant", "SamplingMethod"):
+        assert getattr(accounting, name) is getattr(flwr.serverapp, name)
+    assert accounting.PrivacyConfig is flwr.serverapp.PrivacyConfig
+    assert "RdpAccountant" in flwr.serverapp.__all__
+
+
+def test_an_accountant_takes_and_reports_what_we_give_and_read():
+    """`_accountant` builds one, `privacy_report` reads what it says was spent."""
+    assert next(iter(inspect.signature(RdpAccountant).parameters)) == "config"
+    assert "accountant" in inspect.signature(FIXED[0]).parameters
+    accounting.PrivacyConfig(
+        target_delta=1e-5,
+        population_size=3,
+        neighboring_relation=accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        sampling_method=accounting.SamplingMethod.NO_AMPLIFICATION,
+    )
+    spent = set(inspect.signature(accounting.PrivacySpent).parameters)
+    assert {"epsilon", "delta", "num_releases", "accounting_method"} <= spent
+    assert all(hasattr(wrapper, "privacy_spent") for wrapper in FIXED)
+    assert not any(hasattr(wrapper, "privacy_spent") for wrapper in ADAPTIVE)
+
+
+def test_an_accountant_can_be_written_down():
+    """`wrapper_memory` and `load_wrapper_memory` do that."""
+    assert {"state_dict", "load_state_dict"} <= set(dir(RdpAccountant))
+
+
+@pytest.mark.skipif(
+    find_spec("dp_accounting") is not None, reason="the accountant's package is there"
+)
+def test_an_accountant_without_its_package_is_an_import_error():
+    """`_accountant` catches ImportError, and the report says what to install."""
+    config = accounting.PrivacyConfig(
+        1e-5,
+        3,
+        accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        accounting.SamplingMethod.NO_AMPLIFICATION,
+    )
+    with pytest.raises(ImportError):
+        RdpAccountant(config)
+
+
+def test_noise_comes_from_numpys_global_generator():
+    """`benchmarks/digests.py` seeds it: nothing else makes private runs repeatable."""
+    noisy = []
+    for _ in range(2):
+        np.random.seed(0)  # noqa: NPY002
+        strategy = FIXED[0](FedAvg(), 1.0, 1.0, 2)
+        arrays = ArrayRecord({"w": Array(np.zeros(1))})
+        strategy.configure_train(1, arrays, ConfigRecord(), nodes(2))
+        replies = [reply_to(message(), 1.0, 0) for _ in range(2)]
+        new, _ = strategy.aggregate_train(1, replies)
+        noisy.append(float(new["w"].numpy()[0]))
+    assert noisy[0] == noisy[1] != 1.0
+
+
+def test_the_bit_of_an_adaptive_client_has_our_name():
+    """`server/replies.py` asks for it by a name of its own."""
+    assert NORM_BIT == KEY_NORM_BIT
+
+
+# What strategies remember: fairfal_flwr/config/federation.py
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (partial(FedAvgM, server_momentum=0.9), {"momentum_vector"}),
+        (FedAdam, {"m_t", "v_t"}),
+        (FedAdagrad, {"m_t", "v_t"}),
+        (FedYogi, {"m_t", "v_t"}),
+    ],
+)
+def test_momenta_are_all_that_a_round_leaves_and_the_next_one_reads(build, names):
+    """`remembers` names them, and `Federation.state_dict` writes them down.
+
+    What else a strategy sets in a round, `current_arrays`, is set anew in the next.
+    """
+    strategy = build()
+    before = dict(vars(strategy))
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    strategy.configure_train(1, arrays, ConfigRecord(), nodes(2))
+    strategy.aggregate_train(1, [reply_to(message(), 1.0, 0) for _ in range(2)])
+    changed = {name for name, v in vars(strategy).items() if v is not before[name]}
+    assert changed == {*names, "current_arrays"}
+
+
+# Asking clients: fairfal_flwr/messages.py, fairfal_flwr/server/exchange.py, sampling.py
+
+
+def test_error_codes_are_in_the_insides_alone():
+    """`messages.refuse` and `exchange._is_gone` need two codes that are not public."""
+    assert (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.NODE_UNAVAILABLE) == (2, 5)
+    assert not hasattr(flwr.app, "ErrorCode")
+
+
+def test_a_node_says_when_it_was_activated():
+    """`exchange._activations` sees a restart by it."""
+    node = NodeInfo(node_id=1, last_activated_at="now")
+    assert (node.node_id, node.last_activated_at) == (1, "now")
+    assert hasattr(Grid, "get_nodes")
+
+
+def test_flowers_own_exchange_still_looks_every_three_seconds():
+    """`exchange.exchange` pushes and pulls by itself, to see replies sooner."""
+    assert "time.sleep(3)" in method_of_the_grid("send_and_receive")
+
+
+def test_messages_that_are_too_large_come_back_as_none():
+    """`exchange._push` takes an empty answer of the grid for that."""
+    before, empty, _ = method_of_the_grid("push_messages").partition("return []")
+    assert "PAYLOAD_TOO_LARGE" in before
+    assert empty
+
+
+def test_flower_still_samples_with_pythons_global_generator():
+    """`sampling.grid_of` shows a strategy only the nodes that we drew ourselves."""
+    before = random.getstate()
+    messages = list(
+        FedAvg(fraction_train=0.5, min_train_nodes=1).configure_train(
+            1, ArrayRecord(), ConfigRecord(), nodes(8)
+        )
+    )
+    assert len(messages) == 4
+    assert random.getstate() != before
+
+
+def test_a_strategy_asks_a_grid_for_node_ids_alone():
+    """`sampling.grid_of` has nothing else."""
+    arrays, config = ArrayRecord(), ConfigRecord()
+    strategy = FedAvg(fraction_evaluate=1.0)
+    assert len(list(strategy.configure_train(1, arrays, config, nodes(2)))) == 2
+    assert len(list(strategy.configure_evaluate(1, arrays, config, nodes(2)))) == 2
+
+
+# Logs: fairfal_flwr/errors.py, fairfal_flwr/console.py
+
+
+def test_flower_logs_as_flwr():
+    """`hide_traceback_of_user_errors` and `quiet_flower` take hold of that logger."""
+    assert log.__self__ is logging.getLogger("flwr")
+
+
+# The command line: fairfal_flwr/command/launch.py
+
+
+def test_run_configs_are_read_as_flower_reads_them():
+    """`launch` merges and writes run configs with functions of `flwr.common.config`."""
+    flat = {"seed": 1, "data.alpha": 0.5}
+    assert flower_config.unflatten_dict(flat) == {"seed": 1, "data": {"alpha": 0.5}}
+    assert flower_config.flatten_dict(flower_config.unflatten_dict(flat)) == flat
+    assert flower_config.parse_config_args(["seed=1 data.alpha=0.5"]) == flat
+    app = Path(__file__).parents[1]
+    assert "config" in flower_config.get_project_config(app)["tool"]["flwr"]["app"]
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("flwr.cli.run.run", "Successfully started run {"),
+        ("flwr.cli.utils", "Using SuperLink: "),
+        ("flwr.cli.install", "Successfully installed {"),
+        ("flwr.simulation.app", "Since flwr 1.32, default simulated SuperNodes"),
+        ("flwr.simulation.ray_transport.ray_actor", "Manually terminating %s"),
+    ],
+)
+def test_flower_prints_what_is_read_or_left_out(module, text):
+    """`launch` finds the run's id by the first text, and `is_noise` knows all."""
+    assert text in source(module)
+
+
+@pytest.mark.parametrize(
+    ("module", "variable"),
+    [
+        ("flwr.common.constant", "FLWR_HOME"),
+        ("flwr.supercore.logger", "FLWR_LOG_LEVEL"),
+        ("flwr.supercore.telemetry", "FLWR_TELEMETRY_ENABLED"),
+        ("flwr.supercore.constant", "FLWR_DISABLE_UPDATE_CHECK"),
+        ("flwr.common.constant", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"),
+        ("flwr.supercore.superexec.run_superexec", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"),
+    ],
+)
+def test_flower_reads_the_environment_that_is_set(module, variable):
+    """`launch` sets the first four, `docker/` the others too."""
+    assert f'"{variable}"' in source(module)
+
+
+def test_the_private_superlink_takes_its_flags(monkeypatch, tmp_path):
+    """`launch._start` starts it by hand, which `flwr run` would do in its own way."""
+    from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
+
+    commands = []
+    monkeypatch.setattr(
+        launch.subprocess, "Popen", lambda command, **_: commands.append(command)
+    )
+    launch._start(launch.SuperLink("127.0.0.1:1", tmp_path, {}))
+    (program, *flags) = commands[0]
+    assert program == "flower-superlink"
+    arguments = _parse_args_run_superlink().parse_args(flags)
+    assert (arguments.simulation, arguments.isolation) == (True, "subprocess")
+
+
+# Containers: docker/, tests/deployment/
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("flwr.supernode.cli", "flower_supernode"),  # the compose files' entry point
+        ("flwr.supernode.cli.flower_supernode", "_parse_args_run_supernode"),
+        ("flwr.superlink.cli.flower_superlink", "_parse_args_run_superlink"),
+        ("flwr.supercore.cli.flower_superexec", "_parse_args"),
+    ],
+)
+def test_flowers_programs_are_functions_without_arguments(module, name):
+    """The compose files wrap one, since a SuperNode that gives up lives on as a shell.
+
+    The others are the parsers by which `test_compose_files.py` reads the commands.
+    """
+    function = getattr(importlib.import_module(module), name)
+    assert not inspect.signature(function).parameters
+
+
+# The tests' own Grid: tests/grid.py, tests/server/test_clients.py, test_scaffold.py
+
+
+def test_a_message_needs_an_identity_of_its_process(monkeypatch):
+    """Tests set `TaskIdentity`, since outside a run nobody does."""
+    message()
+    monkeypatch.setattr(TaskIdentity, "_run_id", None)
+    with pytest.raises(RuntimeError, match="run_id is not set"):
+        message()
+
+
+@pytest.mark.parametrize("name", ["message_id", "src_node_id", "reply_to_message_id"])
+def test_the_metadata_of_a_message_is_kept_by_these_names(name):
+    """Grids of tests write them, as the SuperLink does; there is no public way."""
+    request = message()
+    assert f"_{name}" in request.metadata.__dict__
+    request.metadata.__dict__[f"_{name}"] = 42
+    assert getattr(request.metadata, name) == 42
