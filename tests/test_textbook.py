@@ -81,23 +81,27 @@ CASES: dict[str, dict[str, Any]] = {
         "ifal.quirks": "corrected",
         "distill.quirks": "corrected",
     },
-    "chase-alignment": {
+    "chase-alignment": {  # few count as awake: of those who slept, some wake
         "query.strategy": "chase",
-        "chase.subset": 20,
-        "query.max-pool": 40,
-        "campaign.num-cycles": 4,
-        "train.objective": "alignment",
-    },
-    "chase-alignment-corrected": {
-        "query.strategy": "chase",
-        "chase.score": "variation-entropy",
         "chase.subset": 60,
         "chase.awaken-factor": 30.0,
         "campaign.num-cycles": 3,
         "train.objective": "alignment",
+    },
+    "chase-alignment-corrected": {  # who sleeps is not shown, and sleeps on
+        "query.strategy": "chase",
+        "chase.score": "variation-entropy",
+        "chase.subset": 20,
+        "query.max-pool": 40,
+        "campaign.num-cycles": 4,
+        "train.objective": "alignment",
         "alignment.quirks": "corrected",
     },
-    "entropy-adaptive": {"query.strategy": "entropy", "query.model": "adaptive"},
+    "entropy-adaptive": {
+        "query.strategy": "entropy",
+        "query.model": "adaptive",
+        "adaptive.threshold": 0.45,
+    },
     "alfa-mix": {"query.strategy": "alfa-mix", "query.model": "local-last"},
     "diverse-batch-scaffold": {
         "query.strategy": "diverse-batch",

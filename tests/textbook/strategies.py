@@ -54,7 +54,7 @@ def imbalance(
     return min(present) / max(present)
 
 
-def trusted_model(query: Query, threshold: float) -> str:
+def trusted_model(query: Query) -> str:
     """Return "global" where s_k = 1 - (d_k + γ̄) / 2 exceeds δ, else "local".
 
     d_k = (1/C) Σ_c |π_g - π_l| / (π_g + π_l): how differently the models lean.
@@ -63,7 +63,7 @@ def trusted_model(query: Query, threshold: float) -> str:
     pi_l = balanced_mean(query.of_labeled("local")[0], query.labels, query.settings)
     d = mean(abs(g - p) / (g + p) for g, p in zip(pi_g, pi_l, strict=True))
     score = 1 - (d + query.gamma_bar) / 2
-    return "global" if score > threshold else "local"
+    return "global" if score > query.settings["adaptive.threshold"] else "local"
 
 
 # -------------------- The simple ones
@@ -89,7 +89,7 @@ def uncertainty_model(query: Query) -> str:
     """Return the model that `query.model` names; "auto" is the global one."""
     option = query.settings["query.model"]
     if option == "adaptive":
-        return trusted_model(query, threshold=0.75)
+        return trusted_model(query)
     return "global" if option == "auto" else option
 
 
@@ -112,7 +112,7 @@ def fairfal(query: Query) -> list[int]:
     5. Among them k-center covers the space of gradient embeddings.
     """
     settings, num_classes = query.settings, query.world.num_classes
-    judge = trusted_model(query, settings["adaptive.threshold"])
+    judge = trusted_model(query)
     guesses = guess_classes(query)
     sizes = [guesses.count(c) for c in range(num_classes)]
     probs, _ = query.of_pool(judge)
