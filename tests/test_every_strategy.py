@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from grid import InProcessGrid, run_campaign
+from grid import InProcessGrid, run_campaign, same_weights
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
@@ -32,7 +31,7 @@ TOY = {
 NEEDS_DROPOUT = {"bald"}
 
 # What `make check` runs: between them they use every model and every memory.
-QUICK = {"chase", "ensemble-rank", "finetuning", "ifal"}
+QUICK = {"chase", "finetuning"}
 
 
 @pytest.fixture
@@ -53,13 +52,6 @@ def selections(campaign):
         ]
         for client in range(config.num_clients)
     ]
-
-
-def same_weights(first, second):
-    return all(
-        torch.equal(first.state.weights[key], second.state.weights[key])
-        for key in first.state.weights
-    )
 
 
 def deployed(message, context):

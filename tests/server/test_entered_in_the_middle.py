@@ -22,11 +22,11 @@ ADAPTIVE = {
     "privacy.noise-multiplier": 0.1,
 }
 REMEMBERING = [
-    CONTINUE | {"federation.strategy": "fedadam"},
     CONTINUE | {"federation.strategy": "scaffold"},
     *(
         pytest.param(CONTINUE | changes, marks=pytest.mark.slow)
         for changes in (
+            {"federation.strategy": "fedadam"},
             {"federation.strategy": "fedavgm"},
             {"federation.strategy": "fedyogi"},
             {"federation.strategy": "fedadagrad"},

@@ -91,7 +91,9 @@ def test_below_the_quorum_only_the_missing_are_asked_again(tmp_path):
     assert same_weights(campaign, calm)
 
 
-@pytest.mark.parametrize("strategy", ["fedadam", "scaffold"])
+@pytest.mark.parametrize(
+    "strategy", ["scaffold", pytest.param("fedadam", marks=pytest.mark.slow)]
+)
 def test_strategies_with_a_memory_survive_a_repetition(tmp_path, strategy):
     chosen = {"federation.strategy": strategy, "campaign.num-cycles": 1}
 

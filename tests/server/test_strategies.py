@@ -120,6 +120,7 @@ def test_each_strategy_runs_by_one_key_and_repeats_bit_by_bit(tmp_path, name):
     assert same_weights(first, second)
 
 
+@pytest.mark.slow
 def test_fedprox_without_a_weight_is_fedavg_bit_by_bit(tmp_path):
     fedprox = {"federation.strategy": "fedprox", "federation.proximal-mu": 0.0}
     first, _ = run_campaign(small(tmp_path, "a", **fedprox))
