@@ -112,7 +112,10 @@ def labels_by_cycle(deployed: Federation, number: int, campaign: str) -> dict[in
     assert file.name == f"client-{number - 1:04d}.sqlite"
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        query = "SELECT cycle, count(label), count(*) FROM request GROUP BY cycle"
+        query = (
+            "SELECT cycle, count(label), count(*) FROM request "
+            "LEFT JOIN answer USING (sample_id) GROUP BY cycle"
+        )
         counts = db.execute(query).fetchall()
     assert all(labeled == asked for _, labeled, asked in counts)
     return {cycle: labeled for cycle, labeled, _ in counts}
