@@ -81,13 +81,13 @@ class Place(NamedTuple):
 
     parent: ast.AST
     field: str
-    index: int | None
+    at: int | None
 
     def put(self, node: ast.AST) -> None:
-        if self.index is None:
+        if self.at is None:
             setattr(self.parent, self.field, node)
         else:
-            getattr(self.parent, self.field)[self.index] = node
+            getattr(self.parent, self.field)[self.at] = node
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,12 +204,12 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Call(function, arguments, keywords):
             for dropped in keywords:
                 if dropped.arg is not None:
-                    left = [keyword for keyword in keywords if keyword is not dropped]
-                    yield ast.Call(function, arguments, left)
-        case ast.If(test, body, otherwise) | ast.IfExp(test, body, otherwise):
-            if not isinstance(test, ast.UnaryOp):
-                yield type(node)(ast.Constant(True), body, otherwise)
-                yield type(node)(ast.Constant(False), body, otherwise)
+                    kept = [keyword for keyword in keywords if keyword is not dropped]
+                    yield ast.Call(function, arguments, kept)
+        case ast.If(test, body, otherwise) if not isinstance(test, ast.UnaryOp):
+            yield from (ast.If(ast.Constant(b), body, otherwise) for b in (True, False))
+        case ast.IfExp(test, one, other) if not isinstance(test, ast.UnaryOp):
+            yield from (ast.IfExp(ast.Constant(b), one, other) for b in (True, False))
         case ast.Return(value) if value is not None and not is_none(value):
             yield ast.Return(ast.Constant(None))
         case ast.Expr() | ast.AugAssign():
@@ -297,17 +297,17 @@ def make_live(mutant: Mutant, functions: Functions, root: Path) -> None:
 def change_default(function: FunctionType, place: Place, node: ast.AST) -> None:
     assert isinstance(place.parent, ast.arguments)
     assert isinstance(node, ast.expr)
-    assert place.index is not None
+    assert place.at is not None
     value = eval(
         compile(ast.Expression(node), function.__code__.co_filename, "eval"),
         function.__globals__,
     )
     if place.field == "kw_defaults":
-        name = place.parent.kwonlyargs[place.index].arg
+        name = place.parent.kwonlyargs[place.at].arg
         function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), name: value}
     else:
         defaults = list(function.__defaults__ or ())
-        defaults[place.index] = value
+        defaults[place.at] = value
         function.__defaults__ = tuple(defaults)
 
 
@@ -442,7 +442,7 @@ class Session:
             if known.get(name, {}).get("key") == keys[name]
         }
         missing: dict[Path, list[str]] = defaultdict(list)
-        for name in self.items.keys() - tests.keys():
+        for name in [name for name in self.items if name not in tests]:
             missing[self.items[name].path].append(name)
         print(f"{len(tests)} tests are known; watching those of {len(missing)} files")
         for path, found in self.forks.run(missing, partial(self._watch, missing)):
