@@ -599,9 +599,9 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Try the mutants and return 1 if too many survive."""
     session = Session(options_of(arguments))
-    flags = ["--capture=sys", "-p", "no:xdist", "-p", "no:cacheprovider", "-q", "-q"]
+    flags = ["--capture=sys", "-p", "no:xdist", "-p", "no:cacheprovider", "-qq"]
     with contextlib.chdir(session.root):
-        flags += ["--rootdir=.", "-m", FAST]
+        flags += ["--rootdir=.", "--disable-warnings", "-m", FAST]
         status = pytest.main(flags, plugins=[session])
     return int(status) or int(session.failed)
 
