@@ -45,6 +45,7 @@ from _pytest.runner import runtestprotocol
 ROOT = Path(__file__).parents[1]
 ROOMS = [f"fairfal_flwr/{room}" for room in ("client", "server", "query", "report")]
 CACHE = Path(".mutants/tests.json")
+LEFT = Path(".mutants/left.json")
 EXPLAINED = Path(__file__).with_name("survivors.toml")
 FAST = "not slow and not gpu and not internet"
 MOST_LEFT = 0.10
@@ -487,6 +488,9 @@ class Session:
         ]
         if wanted := self.options.names:
             mutants = [mutant for mutant in mutants if wanted in mutant.name]
+        if self.options.again:
+            left = set(json.loads((self.root / LEFT).read_text()))
+            mutants = [mutant for mutant in mutants if mutant.name in left]
         if self.options.sample:
             random.Random(self.options.seed).shuffle(mutants)
             mutants = mutants[: self.options.sample]
@@ -496,6 +500,7 @@ class Session:
         """Try all mutants; print who survives, a table, and tell whether too many."""
         self.kills: Counter[str] = Counter()
         table: dict[str, Counter[str]] = defaultdict(Counter)
+        left: list[str] = []
         explained = explanations(self.options.explained)
         for mutant, result in self.forks.run(mutants, self._attempt):
             verdict, test = result or ("killed", "")
@@ -506,11 +511,13 @@ class Session:
                 verdict = "explained" if verdict != "killed" else verdict
             table[mutant.file][verdict] += 1
             if verdict in ("survives", "never run"):
+                left.append(mutant.name)
                 print(
                     f"{mutant.file}:{mutant.lines.start} {mutant.function}: {verdict}\n"
                     f"- {mutant.before}\n+ {mutant.after}",
                     flush=True,
                 )
+        (self.root / LEFT).write_text(json.dumps(left, indent=1))
         return print_table(table)
 
     def _attempt(self, mutant: Mutant, folder: Path) -> tuple[str, str]:
@@ -587,6 +594,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", default=ROOMS, metavar="PATH", help="files or folders")
     add("--names", help="only mutants whose name contains this")
+    add("--again", action="store_true", help="only those that were left last time")
     add("--sample", type=int, metavar="N", help="so many, drawn at random")
     add("--seed", type=int, default=0, help="of the sample")
     add("--jobs", type=int, default=2, help="forks at a time")
