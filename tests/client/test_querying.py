@@ -1,6 +1,8 @@
 """One client's query: its models, what is remembered, what is shown."""
 
 import logging
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -454,3 +456,22 @@ def test_a_client_without_test_images_has_nothing_to_tell(state):
     client.shard = replace(client.shard, test_labels=nothing)
     reply = client.evaluate(EvaluateRequest(campaign="test", weights=weights))
     assert reply == EvaluateReply(0, 0.0, 0.0, [0] * 10, [0] * 10)
+
+
+def test_scores_and_suggestions_are_kept_with_what_is_asked(state):
+    client, weights = annotated(state)
+    shown = client.pool.shown(2)
+    selection = Selection(
+        torch.tensor([4, 1]),
+        suggestions=torch.tensor([3, 7]),
+        scores=torch.tensor([0.5, 0.25]),
+    )
+    request = SelectRequest(campaign="test", cycle=2, strategy="own", weights=weights)
+    client.pool.record(request, shown, selection)
+    with closing(sqlite3.connect(client.ledger.path)) as db:
+        rows = db.execute(
+            "SELECT sample_id, suggestion, score FROM request WHERE cycle = 2 "
+            "ORDER BY rank"
+        ).fetchall()
+    sample_ids = client.pool.sample_ids(shown.pool[[4, 1]])
+    assert rows == [(sample_ids[0], 3, 0.5), (sample_ids[1], 7, 0.25)]

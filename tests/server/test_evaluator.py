@@ -11,7 +11,7 @@ from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluator
 ELSEWHERE = {
     "data.server-test": False,
     "data.class-names": ",".join("0123456789"),
-    "data.image-size": 8,
+    "data.image-size": 16,
     "data.channels": 1,
     "federation.fraction-evaluate": 1.0,
 }
