@@ -27,6 +27,7 @@ from fairfal_flwr.messages import (
     StatusRequest,
     TrainRequest,
 )
+from fairfal_flwr.models import Architecture
 from fairfal_flwr.query import Selection, select
 from fairfal_flwr.query.context import Model
 
@@ -475,3 +476,19 @@ def test_scores_and_suggestions_are_kept_with_what_is_asked(state):
         ).fetchall()
     sample_ids = client.pool.sample_ids(shown.pool[[4, 1]])
     assert rows == [(sample_ids[0], 3, 0.5), (sample_ids[1], 7, 0.25)]
+
+
+def test_only_a_network_that_gets_the_servers_weights_does_without_the_runs(
+    state, monkeypatch
+):
+    client, weights = annotated(state)
+    build, asked = Architecture.build, []
+
+    def note(self, seed, *, weights=True):
+        asked.append(weights)
+        return build(self, seed, weights=weights)
+
+    monkeypatch.setattr(Architecture, "build", note)
+    client.networks.fresh(seed=1)
+    client.networks.with_weights(weights)
+    assert asked == [True, False]
