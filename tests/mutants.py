@@ -503,12 +503,12 @@ class Session:
         left: list[str] = []
         explained = explanations(self.options.explained)
         for mutant, result in self.forks.run(mutants, self._attempt):
-            verdict, test = result or ("killed", "")
+            verdict, test = result or ("timed out", "")
             self.kills[test] += 1
             if mutant.name in explained:
                 if verdict == "killed":
                     print(f"explained, but killed by {test}:\n  {mutant.name}")
-                verdict = "explained" if verdict != "killed" else verdict
+                verdict = verdict if verdict == "killed" else "explained"
             table[mutant.file][verdict] += 1
             if verdict in ("survives", "never run"):
                 left.append(mutant.name)
@@ -576,13 +576,20 @@ def explanations(file: Path) -> dict[str, str]:
 
 def print_table(table: dict[str, Counter[str]]) -> bool:
     """Print a row per file and tell whether too many survive without a reason."""
-    verdicts = ["killed", "survives", "never run", "explained", "not valid"]
+    verdicts = [
+        "killed",
+        "survives",
+        "never run",
+        "explained",
+        "not valid",
+        "timed out",
+    ]
     total = sum(table.values(), Counter[str]())
     print(f"\n{'':42}" + "".join(f"{verdict:>10}" for verdict in verdicts))
     for file, counts in [*sorted(table.items()), ("together", total)]:
         print(f"{file:42}" + "".join(f"{counts[verdict]:10}" for verdict in verdicts))
     left = total["survives"] + total["never run"]
-    tried = left + total["killed"]
+    tried = left + total["killed"] + total["timed out"]
     print(
         f"{left} of {tried} that change behavior are left; at most {MOST_LEFT:.0%} may"
     )
