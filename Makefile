@@ -14,7 +14,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test config format clean constraints style types bench-strategies
+.PHONY: help setup run check test config format clean constraints style types bench-strategies mutants
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: style types  ## Format, lint, types and the fast tests
 test: style types  ## Everything that CI runs
 	$(BIN)/python -m pytest $(FAST)
 	$(BIN)/python -m pytest -m "(slow or gpu) and not internet"
+
+mutants: setup  ## Change the code in one place at a time; a fast test must notice: make mutants ARGS='--sample 200'
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 bench-strategies: setup  ## One small campaign per query strategy: make bench-strategies ARGS='--data fashion-mnist'
 	$(BIN)/python benchmarks/strategies.py $(ARGS)

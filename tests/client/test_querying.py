@@ -1,6 +1,9 @@
 """One client's query: its models, what is remembered, what is shown."""
 
 import logging
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +16,19 @@ from fairfal_flwr.client.objectives import OBJECTIVES
 from fairfal_flwr.client.participant import Participant
 from fairfal_flwr.client.plug import state_file
 from fairfal_flwr.client.pool import Holdings
-from fairfal_flwr.client.querying import PoolQuery
+from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.config import DistillConfig, LocalConfig, RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.messages import SelectRequest, TrainRequest
+from fairfal_flwr.messages import (
+    EvaluateReply,
+    EvaluateRequest,
+    ImbalanceRequest,
+    SelectRequest,
+    StatusReply,
+    StatusRequest,
+    TrainRequest,
+)
+from fairfal_flwr.models import Architecture
 from fairfal_flwr.query import Selection, select
 from fairfal_flwr.query.context import Model
 
@@ -372,3 +384,123 @@ def test_a_last_round_of_another_cycle_gives_no_alignment(state):
     last_round(client).write(stale)
     again = client.train(train_request(weights, cycle=1, number=2)).weights
     assert all(torch.equal(w, again[name]) for name, w in aligned.items())
+
+
+def test_a_strategy_is_shown_what_the_request_and_the_ledger_say(state, monkeypatch):
+    client, weights = annotated(state)
+    shown = query(client, weights)
+
+    def look(_name, context, budget):
+        labeled = client.networks.outputs(shown._model("global"), holdings.labeled)
+        assert torch.equal(context.outputs("global", "labeled").probs, labeled.probs)
+        assert len(context.outputs("global", "pool").probs) == len(holdings.pool)
+        assert len(context.inputs("labeled")) == len(holdings.labeled)
+        assert torch.equal(context.labels, holdings.labels)
+        assert context.global_imbalance == 0.5
+        assert context.num_classes == 10
+        return Selection(torch.arange(budget))
+
+    holdings = shown.holdings
+    assert len(holdings.pool) != len(holdings.labeled)
+    monkeypatch.setattr(querying, "select", look)
+    assert shown.run(2).positions.tolist() == [0, 1]
+
+
+def test_times_of_a_query_add_up(state, monkeypatch):
+    """The clock counts how often it is asked: once at both ends of each part."""
+    client, weights = annotated(state)
+    clock = iter(range(100))
+    monkeypatch.setattr(querying, "perf_counter", lambda: float(next(clock)))
+
+    def look(_name, context, budget):
+        context.outputs("local", "pool")
+        context.outputs("local", "labeled")
+        return Selection(torch.arange(budget))
+
+    monkeypatch.setattr(querying, "select", look)
+    timed = query(client, weights)
+    timed.run(2)
+    assert timed.times == QueryTimes(local_training=1, outputs=2, selection=7 - 3)
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_mistake_of_the_user(state, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("broken")
+
+    client, weights = annotated(state)
+    monkeypatch.setattr(querying, "select", fail)
+    with pytest.raises(RuntimeError):
+        query(client, weights).run(2)
+    with pytest.raises(UserError, match="RuntimeError: broken"):
+        query(client, weights, "examples.my_strategy:rarest_first").run(2)
+
+
+def test_a_query_closes_the_cycle_before_also_without_training(state):
+    client, _ = annotated(state)
+    before = client.pool.as_of(1).labels
+    client.select(SelectRequest(campaign="test", cycle=2, strategy="random"))
+    assert torch.equal(client.pool.as_of(1).labels, before)
+    assert len(client.pool.as_of(2).labels) == 2 * len(before)
+
+
+def test_measuring_the_imbalance_closes_the_cycle_before(state):
+    client, weights = annotated(state)
+    before = client.pool.as_of(1).labels
+    client.imbalance(ImbalanceRequest(campaign="test", cycle=2, weights=weights))
+    late = client.shard.sample_ids[client.pool.as_of(1).pool[:2].numpy()]
+    client.ledger.record_selection(2, "random", late)
+    client.ledger.record_answers(late, np.zeros(2, dtype=np.int64), "late")
+    assert torch.equal(client.pool.as_of(1).labels, before)
+
+
+def test_a_client_says_who_it_is(state):
+    client, _ = annotated(state, device="cpu")
+    assert client.status(StatusRequest(campaign="test")) == StatusReply(
+        client=0,
+        num_samples=len(client.shard),
+        num_labeled=client.pool.budget,
+        on_gpu=0,
+    )
+
+
+def test_a_client_without_test_images_has_nothing_to_tell(state):
+    client, weights = annotated(state)
+    nothing = client.shard.test_labels[:0]
+    client.shard = replace(client.shard, test_labels=nothing)
+    reply = client.evaluate(EvaluateRequest(campaign="test", weights=weights))
+    assert reply == EvaluateReply(0, 0.0, 0.0, [0] * 10, [0] * 10)
+
+
+def test_scores_and_suggestions_are_kept_with_what_is_asked(state):
+    client, weights = annotated(state)
+    shown = client.pool.shown(2)
+    selection = Selection(
+        torch.tensor([4, 1]),
+        suggestions=torch.tensor([3, 7]),
+        scores=torch.tensor([0.5, 0.25]),
+    )
+    request = SelectRequest(campaign="test", cycle=2, strategy="own", weights=weights)
+    client.pool.record(request, shown, selection)
+    with closing(sqlite3.connect(client.ledger.path)) as db:
+        rows = db.execute(
+            "SELECT sample_id, suggestion, score FROM request WHERE cycle = 2 "
+            "ORDER BY rank"
+        ).fetchall()
+    sample_ids = client.pool.sample_ids(shown.pool[[4, 1]])
+    assert rows == [(sample_ids[0], 3, 0.5), (sample_ids[1], 7, 0.25)]
+
+
+def test_only_a_network_that_gets_the_servers_weights_does_without_the_runs(
+    state, monkeypatch
+):
+    client, weights = annotated(state)
+    build, asked = Architecture.build, []
+
+    def note(self, seed, *, weights=True):
+        asked.append(weights)
+        return build(self, seed, weights=weights)
+
+    monkeypatch.setattr(Architecture, "build", note)
+    client.networks.fresh(seed=1)
+    client.networks.with_weights(weights)
+    assert asked == [True, False]

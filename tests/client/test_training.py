@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fairfal_flwr.client import training
 from fairfal_flwr.client.plug import Plug
 from fairfal_flwr.client.sgd import SGD
 from fairfal_flwr.client.training import (
@@ -13,7 +14,7 @@ from fairfal_flwr.client.training import (
     train_local_model,
     train_round,
 )
-from fairfal_flwr.config import LocalConfig, TrainConfig
+from fairfal_flwr.config import DistillConfig, LocalConfig, TrainConfig
 from fairfal_flwr.models import Classifier, as_input, build_model, predict
 
 
@@ -239,3 +240,36 @@ def test_cnn4_has_the_papers_number_of_features(size, features):
 def test_cnn4_refuses_images_that_it_would_halve_to_nothing():
     with pytest.raises(ValueError, match="at least 16x16"):
         build_model("cnn4", in_channels=1, image_size=(8, 28), num_classes=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "quirks", "epochs", "kept"),
+    [
+        ([3.0, 1.0, 2.0, 1.0], "faithful", 4, 4.0),
+        ([3.0, 1.0, 2.0, 1.0], "corrected", 4, 2.0),
+        ([3.0, 2.0, 2.5, 1.0, 0.5], "faithful", 5, 5.0),
+        ([3.0, 2.0, 2.5, 1.0, 1.5], "corrected", 5, 4.0),
+    ],
+)
+def test_distillation_ends_with_the_last_model_or_with_the_best(
+    monkeypatch, losses, quirks, epochs, kept
+):
+    """The epochs are played: epoch n leaves the weight n behind; patience is 2."""
+    left = iter(enumerate(losses, start=1))
+
+    def play(model, *_arguments, **_keywords):
+        number, loss = next(left)
+        model.weight.data.fill_(number)
+        return loss
+
+    monkeypatch.setattr(training, "_epoch", play)
+    model = torch.nn.Linear(1, 1, bias=False)
+    trained = training.train_distilled_model(
+        model,
+        None,
+        TrainConfig(),
+        DistillConfig(max_epochs=5, patience=2, quirks=quirks),
+        objective=None,
+        generator=torch.Generator(),
+    )
+    assert (trained, model.weight.item()) == (epochs, kept)

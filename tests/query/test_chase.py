@@ -7,7 +7,8 @@ from worlds import World
 from fairfal_flwr.query import select
 from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.memory import DORMANT
-from fairfal_flwr.query.strategies.chase import awaken, freeze
+from fairfal_flwr.query.registry import resolve
+from fairfal_flwr.query.strategies.chase import _scaled, awaken, freeze
 
 
 def mask(size: int, *positions: int) -> torch.Tensor:
@@ -125,3 +126,18 @@ def test_freeze_by_hand():
 def test_without_prediction_changes_it_says_what_it_needs():
     with pytest.raises(ValueError, match=r"remembered as 'changes' .* in `memory`\."):
         select("chase", World().context(memory={}), 3)
+
+
+def test_scores_are_scaled_from_their_least_to_their_largest():
+    assert _scaled(torch.tensor([3.0, 5.0, 4.0])).tolist() == [0, 1, 0.5]
+    assert _scaled(torch.tensor([-2.0, 2.0])).tolist() == [0, 1]
+    assert _scaled(torch.tensor([7.0, 7.0])).tolist() == [0, 0]
+
+
+def test_only_the_score_with_entropy_asks_for_models():
+    requirements = resolve("chase").requirements
+    assert requirements({"score": "variation"}).models == ()
+    assert requirements({"score": "variation-entropy"}).models == (
+        "global",
+        "local-last",
+    )

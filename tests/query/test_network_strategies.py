@@ -20,6 +20,15 @@ from fairfal_flwr.query.strategies.typiclust import typicalities
 # --- IFAL ----------------------------------------------------------------------------
 
 
+def test_ifals_inconsistency_of_the_models_is_the_same_whichever_is_nearer():
+    """(0.4 / 0.1) · 0.5; ε keeps a distance of 0 apart from infinity."""
+    local, server = torch.tensor([0.1, 0.4, 0.0]), torch.tensor([0.4, 0.1, 0.2])
+    expected = torch.tensor([2.0, 2.0, 0.2 / 1e-5 * 0.2])
+    torch.testing.assert_close(
+        ifal.inter_model(local, server), expected, rtol=1e-3, atol=0
+    )
+
+
 @pytest.mark.parametrize(
     ("other", "quirks", "expected"),
     [

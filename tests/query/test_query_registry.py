@@ -135,6 +135,24 @@ def test_requirements_may_be_functions_of_the_options(registered):
     assert needs({"wide": True}) == (("global", "local"), True)
 
 
+def only_two_arguments(context, budget):
+    return Selection(torch.arange(budget))
+
+
+def only_the_local_model(context, budget, *, model="local"):
+    return Selection(torch.arange(budget))
+
+
+@pytest.mark.parametrize(
+    ("function", "models"),
+    [("only_two_arguments", ("global",)), ("only_the_local_model", ("local",))],
+)
+def test_a_function_of_ones_own_asks_for_the_global_model_or_its_option(
+    function, models
+):
+    assert resolve(f"{__name__}:{function}").models == models
+
+
 def test_two_strategies_of_one_name_are_refused(registered):
     with pytest.raises(AssertionError, match="two strategies are named random"):
         registered("random", models=())(lambda context, budget: Selection(budget))

@@ -162,7 +162,13 @@ def test_the_learning_curve_shows_the_mean_over_the_runs(runs, tmp_path, drawn):
     assert share == pytest.approx([5, 10])
     assert percent == pytest.approx([50, 70])
     assert curves["recall, rarest third", "random"][1] == pytest.approx([25, 20])
-    assert [len(axis.collections) for axis in drawn[0].axes] == [1, 1]  # one band each
+    for axis, mean, spread in zip(drawn[0].axes, (70, 35), (14.14, 7.07), strict=True):
+        (band,) = axis.collections  # of the one that was run twice
+        ends = [y for x, y in band.get_paths()[0].vertices if x == pytest.approx(10)]
+        assert min(ends) == pytest.approx(mean - spread, abs=0.01)
+        assert max(ends) == pytest.approx(mean + spread, abs=0.01)
+        assert axis.get_legend() is not None
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("labeled images (%)", "%")
 
 
 def test_what_is_not_known_is_a_dash_and_a_gap(runs, tmp_path, drawn):

@@ -11,6 +11,7 @@ from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import StatusRequest
 from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.server import clients as clients_module
 from fairfal_flwr.server import exchange
 from fairfal_flwr.server.clients import Clients
 
@@ -78,10 +79,11 @@ def clock(monkeypatch):
     """Let time pass by sleeping alone; be somebody to Flower's messages."""
     TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = SERVER
     time = [0.0]
-    monkeypatch.setattr(exchange, "monotonic", lambda: time[0])
-    monkeypatch.setattr(
-        exchange, "sleep", lambda seconds: time.__setitem__(0, time[0] + seconds)
-    )
+    for module in (exchange, clients_module):
+        monkeypatch.setattr(module, "monotonic", lambda: time[0])
+        monkeypatch.setattr(
+            module, "sleep", lambda seconds: time.__setitem__(0, time[0] + seconds)
+        )
     return time
 
 
@@ -221,3 +223,27 @@ def test_whatever_a_reply_does_it_is_dropped_with_one_bearable_line(error, line)
     assert list(good) == [100, 300]
     assert problem.endswith(line)
     assert "\n" not in problem
+
+
+class LateGrid(ScriptedGrid):
+    """Knows its last node from some time on."""
+
+    def __init__(self, clock, since):
+        super().__init__()
+        self.clock, self.since = clock, since
+
+    def get_node_ids(self):
+        return list(NODES if self.clock[0] >= self.since else NODES[:2])
+
+
+def test_a_node_that_connects_late_is_waited_for(clock):
+    clients = clients_of(LateGrid(clock, since=4.0), connect_timeout=5.0)
+    assert clients._connected_nodes(3) == list(NODES)
+    assert clock[0] == pytest.approx(4.0)
+
+
+def test_a_node_that_never_connects_is_not_waited_for_longer_than_asked(clock):
+    clients = clients_of(LateGrid(clock, since=60.0), connect_timeout=5.0)
+    with pytest.raises(UserError, match="3 but 2 SuperNodes are connected"):
+        clients._connected_nodes(3)
+    assert clock[0] == pytest.approx(5.0, abs=0.2)

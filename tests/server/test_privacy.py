@@ -155,6 +155,16 @@ def test_the_adaptive_norm_moves_and_outlives_a_reset(tmp_path):
     assert report["clipping_norm"] == pytest.approx(0.1 * np.exp(0.3))
 
 
+@pytest.mark.parametrize("mechanism", ["server-adaptive", "client-adaptive"])
+@pytest.mark.parametrize("clipped", [0.0, 0.25, 0.9])
+def test_the_adaptive_norm_moves_to_the_quantile(mechanism, clipped):
+    """C <- C exp(-η (b - γ)), b = 1 - clipped, η = 0.2, γ = 0.7."""
+    keys = {"noise_multiplier": 0.1, "target_clipped_quantile": 0.7}
+    strategy = strategy_of(RunConfig.from_flat(with_mechanism(mechanism, **keys)))
+    strategy._geometric_update(clipped)
+    assert strategy.clipping_norm == pytest.approx(np.exp(-0.2 * (0.3 - clipped)))
+
+
 def test_flowers_own_adaptive_norm_runs_away():
     """Evidence for the correction: with every update clipped, it shrinks further."""
     theirs = DifferentialPrivacyServerSideAdaptiveClipping(FedAvg(), 0.0, 3)

@@ -54,6 +54,16 @@ def test_the_time_left_goes_by_the_labels_of_the_rounds_to_come(lines, monkeypat
     assert ends == ["?", "9 min 40 s"]
 
 
+def test_in_a_later_cycle_the_labels_of_one_are_a_part_of_all(lines, monkeypatch):
+    """8 rounds on 72 labels and 10 on 108 are left: 1656 at 72 per 10 s, 230 s."""
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(clock))
+    shown = Progress(CONFIG)
+    shown.round_finished(round_row(2, 1, 72))
+    shown.round_finished(round_row(2, 2, 72))
+    assert lines()[-1].endswith("left 3 min 50 s")
+
+
 def test_the_time_left_goes_by_the_last_20_rounds(lines, monkeypatch):
     """The first rounds took 1000 s each and are forgotten; 1 of 1 s is left."""
     seconds = [1000.0] * 9 + [1.0] * 20

@@ -1,6 +1,7 @@
 """A malformed reply to a query is named in one line, before anything is computed."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
@@ -11,7 +12,7 @@ from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import ImbalanceReply, SelectReply, StatusReply
-from fairfal_flwr.server.campaign import Campaign
+from fairfal_flwr.server.campaign import Campaign, _global_queries
 from fairfal_flwr.server.replies import (
     check_imbalance_reply,
     check_select_reply,
@@ -125,3 +126,17 @@ def test_a_campaign_ends_in_one_line_that_names_the_client(
     with pytest.raises(UserError, match=line) as error:
         campaign.run()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "number"), [((-1, -1), None), ((0, 0), 0), ((1, -1, 1, 0), 2)]
+)
+def test_who_asked_by_the_global_model_is_counted_where_there_is_a_choice(
+    choices, number
+):
+    good = GOOD["query.select"]
+    replies = {
+        client: replace(good, global_query=choice)
+        for client, choice in enumerate(choices)
+    }
+    assert _global_queries(replies) == number

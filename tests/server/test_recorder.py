@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.messages import SelectReply
@@ -66,3 +67,11 @@ def test_a_run_that_ends_early_says_whether_it_failed(recorder, reason, kind):
     assert (run.events[-1].kind, run.events[-1].facts) == (kind, {"reason": reason})
     assert run.summary.finished is False
     assert run.summary.privacy == PRIVACY
+
+
+def test_a_run_that_ends_within_a_cycle_leaves_its_last_aggregate(recorder):
+    recorder.record_cycle(CYCLE, WEIGHTS, None)
+    recorder.stop({"w": torch.zeros(2)}, (2, 3), None)
+    with safe_open(recorder.folder / "model.safetensors", "pt") as model:
+        assert model.metadata() == {"cycle": "2", "round": "3"}
+        assert model.get_tensor("w").tolist() == [0, 0]
