@@ -472,15 +472,14 @@ def test_a_client_without_test_images_has_nothing_to_tell(state):
 
 
 def test_scores_and_suggestions_are_kept_with_what_is_asked(state):
-    client, weights = annotated(state)
+    client, _ = annotated(state)
     shown = client.pool.shown(2)
     selection = Selection(
         torch.tensor([4, 1]),
         suggestions=torch.tensor([3, 7]),
         scores=torch.tensor([0.5, 0.25]),
     )
-    request = SelectRequest(campaign="test", cycle=2, strategy="own", weights=weights)
-    client.pool.record(request, shown, selection)
+    client.pool.record(2, "own", shown, selection)
     with closing(sqlite3.connect(client.ledger.path)) as db:
         rows = db.execute(
             "SELECT sample_id, suggestion, score FROM request WHERE cycle = 2 "
