@@ -195,9 +195,9 @@ class ModelRequest(Request):
 class TrainRequest(ModelRequest):
     """Train these weights on your labels.
 
-    `server_round` counts the rounds since the strategy started. `proximal_mu` comes
-    from FedProx; `variate`, the server's control variate, and `accepted`, the round of
-    the last update of this client that the server used, come from SCAFFOLD.
+    `saved` is cycle and round of the server's last checkpoint. `proximal_mu` comes
+    from FedProx; `variate`, the server's control variate, and `accepted`, cycle and
+    round of the last update of this client that the server used, from SCAFFOLD.
     """
 
     message_type = "train"
@@ -205,10 +205,29 @@ class TrainRequest(ModelRequest):
     cycle: int
     round: int
     lr: float
-    server_round: int = 0
+    saved: list[int] | None = None
     proximal_mu: float = 0.0
     variate: Weights | None = None
-    accepted: str = ""
+    accepted: list[int] | None = None
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Cycle and round of this request."""
+        return self.cycle, self.round
+
+    @property
+    def checkpoint(self) -> tuple[int, int]:
+        """Cycle and round that the server may come back to."""
+        cycle, number = self.saved or (0, 0)
+        return cycle, number
+
+    @property
+    def last_accepted(self) -> tuple[int, int] | None:
+        """Cycle and round of this client's last update that was used."""
+        if self.accepted is None:
+            return None
+        cycle, number = self.accepted
+        return cycle, number
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fairfal_flwr.client.last_round import LastRound, LastRoundFile
+from fairfal_flwr.client.last_round import LastRound, LastRounds
 from fairfal_flwr.client.objectives import objective_of
 from fairfal_flwr.client.plug import Plug, Round
 from fairfal_flwr.client.training import Trained
@@ -87,12 +87,12 @@ class KeepRound(Plug):
 
     def finish(self, trained: Trained) -> dict[str, Any]:
         """Write the round down; the reply stays as it is."""
+        request = self._this.request
         last = LastRound(
-            cycle=self._this.request.cycle,
-            round=self._this.request.round,
+            *request.moment,
             weights=self._model.state_dict(),
             sample_ids=self._this.pool.sample_ids(self._positions),
             watched={n: w.values.cpu().numpy() for n, w in self._watches.items()},
         )
-        LastRoundFile(self._this.file("last-round")).write(last)
+        LastRounds(self._this.ledger).write(last, request.checkpoint)
         return {}

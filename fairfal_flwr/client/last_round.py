@@ -4,7 +4,7 @@ A query may ask for the client's own model, an objective for its previous one, a
 strategy may follow the pool while the client trains (`query.memory.Watch`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairfal_flwr.client.pool import values_at
-from fairfal_flwr.client.tensor_file import read_tensors, write_tensors
+from fairfal_flwr.client.round_files import Moment, RoundFiles
 from fairfal_flwr.messages import TrainRequest, Weights
 
-__all__ = ["LastRound", "LastRoundFile"]
+__all__ = ["LastRound", "LastRounds"]
 
 WEIGHT, WATCHED, SAMPLE_IDS = "weight/", "watched/", "sample-ids"
-LATEST, EARLIER = "latest/", "earlier/"
 NO_SAMPLES = np.zeros(0, dtype=np.int64)
 
 
@@ -46,86 +45,55 @@ class LastRound:
     sample_ids: NDArray[np.int64] = field(default_factory=NO_SAMPLES.copy)
     watched: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
-    def precedes(self, other: "LastRound | TrainRequest") -> bool:
-        """Tell whether it is an earlier round of the same cycle."""
-        return self.cycle == other.cycle and self.round < other.round
-
     def memory(self, name: str, sample_ids: NDArray[np.int64]) -> Tensor:
         """Return what a watch made of some samples, shape (N,); 0 if not watched."""
-        values = self.watched.get(name)
-        known = NO_SAMPLES if values is None else self.sample_ids
+        if name not in self.watched:
+            return torch.zeros(len(sample_ids), dtype=torch.int64)
         return torch.from_numpy(
-            values_at(sample_ids, known, NO_SAMPLES if values is None else values)
+            values_at(sample_ids, self.sample_ids, self.watched[name])
         )
 
 
-class LastRoundFile:
-    """Keeps a client's last round, and the one before of the same cycle.
+class LastRounds:
+    """A client's rounds, as far back as the server can go.
 
     A round that is asked for again must find what it found the first time, which is
     not what it left itself.
 
     Parameters
     ----------
-    path : Path
-        A safetensors file; missing until the first `write`.
+    ledger : Path
+        The client's; the files are beside it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, ledger: Path) -> None:
+        self.files = RoundFiles(ledger, "last-round", "the weights of the last round")
 
-    def read(self) -> LastRound | None:
-        """Return the last round, on the CPU; None before the first."""
-        return next(iter(self._kept()), None)
+    def before_cycle(self, cycle: int) -> LastRound | None:
+        """Return the last round of all cycles before; None if there is none."""
+        return self._last(m for m in self.files.moments() if m[0] < cycle)
 
     def before(self, request: TrainRequest) -> LastRound | None:
-        """Return the last round that precedes the one asked for; None if there is none.
+        """Return the last round of the same cycle before the one asked for, or None."""
+        at = request.moment
+        return self._last(m for m in self.files.moments() if m[0] == at[0] and m < at)
 
-        It is of the same cycle.
-        """
-        return next((last for last in self._kept() if last.precedes(request)), None)
-
-    def write(self, last: LastRound) -> None:
-        """Keep a round and, of those before, the last of its cycle.
-
-        A crash leaves the file as it was before or after.
+    def write(self, last: LastRound, checkpoint: Moment) -> None:
+        """Keep a round, and of those up to the server's checkpoint the last alone.
 
         Raises
         ------
         UserError
             If the file cannot be written.
         """
-        slots = {LATEST: last}
-        if earlier := [kept for kept in self._kept() if kept.precedes(last)]:
-            slots[EARLIER] = earlier[0]
-        tensors: dict[str, Tensor] = {}
-        facts: dict[str, str] = {}
-        for slot, kept in slots.items():
-            tensors |= {
-                f"{slot}{name}": value for name, value in _tensors(kept).items()
-            }
-            facts |= {f"{slot}cycle": str(kept.cycle), f"{slot}round": str(kept.round)}
-        write_tensors(self.path, "the weights of the last round", tensors, facts)
+        self.files.write((last.cycle, last.round), _tensors(last))
+        old = [moment for moment in self.files.moments() if moment <= checkpoint]
+        self.files.forget(old[:-1])
 
-    def _kept(self) -> list[LastRound]:
-        """Return the rounds in the file, the latest first."""
-        found = read_tensors(self.path)
-        if found is None:
-            return []
-        tensors, facts = found
-        return [
-            LastRound(
-                cycle=int(facts[f"{slot}cycle"]),
-                round=int(facts[f"{slot}round"]),
-                weights=_below(slot + WEIGHT, tensors),
-                sample_ids=tensors[slot + SAMPLE_IDS].numpy(),
-                watched={
-                    n: v.numpy() for n, v in _below(slot + WATCHED, tensors).items()
-                },
-            )
-            for slot in (LATEST, EARLIER)
-            if f"{slot}cycle" in facts
-        ]
+    def _last(self, moments: Iterable[Moment]) -> LastRound | None:
+        moment = max(moments, default=None)
+        tensors = None if moment is None else self.files.read(moment)
+        return None if moment is None or tensors is None else _round(moment, tensors)
 
 
 def _tensors(last: LastRound) -> dict[str, Tensor]:
@@ -134,6 +102,15 @@ def _tensors(last: LastRound) -> dict[str, Tensor]:
     for name, values in last.watched.items():
         tensors[f"{WATCHED}{name}"] = torch.from_numpy(values)
     return tensors
+
+
+def _round(moment: Moment, tensors: Mapping[str, Tensor]) -> LastRound:
+    return LastRound(
+        *moment,
+        weights=_below(WEIGHT, tensors),
+        sample_ids=tensors[SAMPLE_IDS].numpy(),
+        watched={name: v.numpy() for name, v in _below(WATCHED, tensors).items()},
+    )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from fairfal_flwr.client.annotators import Oracle
-from fairfal_flwr.client.last_round import LastRoundFile
+from fairfal_flwr.client.last_round import LastRounds
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.networks import Networks
 from fairfal_flwr.client.objectives import objective_of
-from fairfal_flwr.client.plug import Round, state_file
+from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.plugs import plugs_of
 from fairfal_flwr.client.pool import Pool
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
@@ -205,7 +205,7 @@ class Participant:
 
     def _query(self, request: SelectRequest) -> QueryTimes:
         """Let the strategy choose and write its choice into the ledger."""
-        last = LastRoundFile(state_file(self.ledger.path, "last-round")).read()
+        last = LastRounds(self.ledger.path).before_cycle(request.cycle)
         query = PoolQuery(
             self.config, self.index, self.networks, self.pool, request, last
         )
@@ -221,7 +221,7 @@ class Participant:
             networks=self.networks,
             pool=self.pool,
             holdings=self.pool.as_of(request.cycle),
-            state=self.ledger.path,
+            ledger=self.ledger.path,
         )
 
     def _introduce(self) -> None:

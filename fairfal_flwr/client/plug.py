@@ -14,7 +14,7 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.messages import TrainRequest
 from fairfal_flwr.models import Classifier
 
-__all__ = ["MakePlug", "Plug", "Round", "gradients_of", "state_file"]
+__all__ = ["MakePlug", "Plug", "Round", "gradients_of"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Round:
         What the client may label.
     holdings : Holdings
         The labels that this round sees, and what was unlabeled when the cycle began.
-    state : Path
-        The client's ledger; a plug's own file has its name and another ending.
+    ledger : Path
+        The client's; what a plug keeps is beside it (`RoundFiles`).
     """
 
     config: RunConfig
@@ -45,11 +45,7 @@ class Round:
     networks: Networks
     pool: Pool
     holdings: Holdings
-    state: Path
-
-    def file(self, kind: str) -> Path:
-        """Return where a plug may keep tensors between rounds."""
-        return state_file(self.state, kind)
+    ledger: Path
 
 
 class Plug:
@@ -70,11 +66,6 @@ class Plug:
 
 
 MakePlug = Callable[[Round, Classifier], Plug | None]
-
-
-def state_file(ledger: Path, kind: str) -> Path:
-    """Return the file of tensors of some kind beside a ledger."""
-    return ledger.with_suffix(f".{kind}.safetensors")
 
 
 def gradients_of(parameters: list[Tensor]) -> list[Tensor]:

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from fairfal_flwr.client.plug import Plug, Round, gradients_of
-from fairfal_flwr.client.tensor_file import read_tensors, write_tensors
+from fairfal_flwr.client.round_files import Moment, RoundFiles
 from fairfal_flwr.client.training import Trained
-from fairfal_flwr.messages import Weights
+from fairfal_flwr.messages import TrainRequest, Weights
 
-__all__ = ["ControlVariate", "DriftControl", "VariateFile", "control_drift", "step_sum"]
+__all__ = ["ControlVariate", "DriftControl", "Variates", "control_drift", "step_sum"]
 
 log = logging.getLogger("fairfal.client")
 
@@ -29,24 +29,18 @@ def control_drift(this: Round, model: nn.Module) -> Plug | None:
     request = this.request
     if request.variate is None:
         return None
-    file = VariateFile(this.file("variate"))
-    own = file.read(request.accepted)
-    if request.accepted and not own:
+    kept, used = Variates(this.ledger), request.last_accepted
+    own = kept.read(used)
+    if used and not own:
         log.warning(
-            "client %d: no control variate of round %s in %s; it starts at zero",
+            "client %d: no control variate of cycle %d, round %d in %s; it starts at "
+            "zero",
             this.index,
-            request.accepted,
-            file.path,
+            *used,
+            kept.files.path(used),
         )
     variate = ControlVariate(model, request.variate, own)
-    return DriftControl(
-        variate,
-        file,
-        lr=request.lr,
-        momentum=this.config.train.momentum,
-        used=request.accepted,
-        new=str(request.server_round),
-    )
+    return DriftControl(variate, kept, request, momentum=this.config.train.momentum)
 
 
 class ControlVariate:
@@ -106,28 +100,26 @@ class DriftControl(Plug):
     ----------
     variate : ControlVariate
         Of this round.
-    file : VariateFile
+    kept : Variates
         Where the client's variates are.
-    lr, momentum : float
+    request : TrainRequest
+        Says the learning rate, and how far back the server can go.
+    momentum : float
         Of the optimizer.
-    used, new : str
-        Names of the update that the variate comes from and of the one about to be sent.
     """
 
     def __init__(
         self,
         variate: ControlVariate,
-        file: "VariateFile",
+        kept: "Variates",
+        request: TrainRequest,
         *,
-        lr: float,
         momentum: float,
-        used: str,
-        new: str,
     ) -> None:
         self.variate = variate
-        self._file = file
-        self._lr, self._momentum = lr, momentum
-        self._used, self._new = used, new
+        self._kept = kept
+        self._request = request
+        self._momentum = momentum
 
     def correct(self) -> None:
         """Add c - c_k to the gradients."""
@@ -135,74 +127,61 @@ class DriftControl(Plug):
 
     def finish(self, trained: Trained) -> dict[str, Any]:
         """Keep c_k⁺ beside c_k; the reply gets `variate`, c_k⁺ - c_k."""
-        own = self.variate.own
+        own, request = self.variate.own, self._request
         new = self.variate.updated(
-            lr=self._lr, steps=trained.steps, momentum=self._momentum
+            lr=request.lr, steps=trained.steps, momentum=self._momentum
         )
         if trained.steps:
-            self._file.write(used=(self._used, own), new=(self._new, new))
+            self._kept.write(request.moment, new)
+            self._kept.prune(request.checkpoint, request.last_accepted)
         return {"variate": {name: new[name] - own[name] for name in own}}
 
 
-class VariateFile:
-    """Keeps the last variate that the server is known to have used, and the one after.
+class Variates:
+    """The variates that a client's updates left, as far back as the server can go.
 
     A reply may be lost or dropped, and the server's mean of all variates is right only
-    if client and server agree which updates count. So each update has a name, the
-    server says which one it used last, and everything newer is forgotten.
+    if client and server agree which updates count. So the server says which it used
+    last.
 
     Parameters
     ----------
-    path : Path
-        The file, a safetensors file; missing until the first `write`.
+    ledger : Path
+        The client's; the files are beside it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, ledger: Path) -> None:
+        self.files = RoundFiles(ledger, "variate", "the control variate")
 
-    def read(self, name: str) -> Weights:
-        """Return the variate of an update; empty, hence zero, if there is none.
+    def read(self, used: Moment | None) -> Weights:
+        """Return the variate after an update; empty, hence zero, if there is none.
 
         Parameters
         ----------
-        name : str
-            The update; "" stands for the start.
+        used : tuple of int
+            Cycle and round of the update; None stands for the start.
         """
-        kept = read_tensors(self.path) if name else None
-        if kept is None:
-            return {}
-        tensors, names = kept
-        slot = next((s for s, held in names.items() if held == name), None)
-        prefix = f"{slot}/"
-        return {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
+        return (used and self.files.read(used)) or {}
 
-    def write(self, used: tuple[str, Weights], new: tuple[str, Weights]) -> None:
-        """Keep two variates with the names of their updates, and forget all others.
-
-        Parameters
-        ----------
-        used : tuple of str and Weights
-            The update that the server used last.
-        new : tuple of str and Weights
-            The update that is about to be sent.
+    def write(self, moment: Moment, variate: Weights) -> None:
+        """Keep the variate of the update that is about to be sent.
 
         Raises
         ------
         UserError
             If the file cannot be written.
         """
-        slots = {"used": used, "new": new}
-        tensors = {
-            f"{slot}/{key}": value
-            for slot, (_, weights) in slots.items()
-            for key, value in weights.items()
-        }
-        names = {slot: name for slot, (name, _) in slots.items()}
-        write_tensors(self.path, "the control variate", tensors, names)
+        self.files.write(moment, variate)
+
+    def prune(self, checkpoint: Moment, used: Moment | None) -> None:
+        """Forget what no server will name again: it cannot go behind its checkpoint.
+
+        While the last update that it used is not newer than the checkpoint, that one
+        alone of all up to there can be named.
+        """
+        if used is None or used <= checkpoint:
+            moments = self.files.moments()
+            self.files.forget(m for m in moments if m <= checkpoint and m != used)
 
 
 def step_sum(steps: int, momentum: float) -> float:

@@ -12,11 +12,12 @@ from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig
 from fairfal_flwr.config.privacy import PrivacyConfig
 from fairfal_flwr.config.query import QueryConfig
-from fairfal_flwr.config.run import RunConfig
+from fairfal_flwr.config.run import CHANGEABLE, RunConfig
 from fairfal_flwr.config.section import Scalar
 from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
 
 __all__ = [
+    "CHANGEABLE",
     "CampaignConfig",
     "DataConfig",
     "DistillConfig",

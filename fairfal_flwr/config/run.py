@@ -20,7 +20,25 @@ from fairfal_flwr.errors import UserError
 if TYPE_CHECKING:
     from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 
-__all__ = ["RunConfig"]
+__all__ = ["CHANGEABLE", "RunConfig"]
+
+# What may be another when a run is gone on with: it changes no number, or more cycles.
+CHANGEABLE = frozenset(
+    {
+        "device",
+        "threads",
+        "output-dir",
+        "campaign.num-cycles",
+        "campaign.checkpoint-seconds",
+        "campaign.resume",
+        "data.cache-mb",
+        "data.memory-mb",
+        "federation.connect-timeout",
+        "federation.round-timeout",
+        "federation.round-retries",
+        "federation.quorum",
+    }
+)
 
 
 class _Keys(Section):
@@ -125,6 +143,22 @@ class RunConfig(OptionSections, _Keys):
         if name == self.query.strategy and self.query.model != "auto":
             options["model"] = self.query.model
         return options
+
+    def contradictions(self, before: Mapping[str, Any]) -> list[str]:
+        """Return the keys in which a run cannot be gone on with, one clause for each.
+
+        Parameters
+        ----------
+        before : Mapping[str, Any]
+            The flat config of the run.
+        """
+        now = self.to_flat()
+        changed = [key for key in now if key in before and now[key] != before[key]]
+        return [
+            f"`{key}` is {now[key]!r}, the run has {before[key]!r}"
+            for key in changed
+            if key not in CHANGEABLE
+        ]
 
     @property
     def partition_seed(self) -> int:

@@ -18,6 +18,7 @@ class EventKind(StrEnum):
 
     ================  ==============================================================
     `run-started`     run, version (of this package)
+    `resumed`         cycle, round (of the checkpoint), version
     `clients-met`     images, gpus (how many all clients have)
     `query-started`   cycle, strategy
     `query-finished`  cycle, strategy, selected, labels (of all clients together)
@@ -37,6 +38,7 @@ class EventKind(StrEnum):
     """
 
     RUN_STARTED = "run-started"
+    RESUMED = "resumed"
     CLIENTS_MET = "clients-met"
     QUERY_STARTED = "query-started"
     QUERY_FINISHED = "query-finished"

@@ -6,6 +6,7 @@ moment, and after any crash, finds a run that was.
 
 import csv
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from fairfal_flwr.runs.events import Event, EventKind, entry_of_event
 from fairfal_flwr.runs.rows import QueryRow, RoundRow, Row, Summary, entry_of
 
 __all__ = [
+    "CHECKPOINT",
     "CONFIG",
     "EVENTS",
     "MODEL",
@@ -32,6 +34,7 @@ __all__ = [
 
 CONFIG, SUMMARY, MODEL = "config.toml", "summary.json", "model.safetensors"
 ROUNDS, QUERIES, EVENTS = "rounds.csv", "queries.csv", "events.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class RunWriter:
@@ -78,6 +81,30 @@ class RunWriter:
                 "`output-dir` to a folder that can be written."
             ) from None
         raise UserError(f"{root} holds too many runs named {name}.")
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of rounds.csv and queries.csv, which are on the disk now."""
+        return {name: _synced(self.folder / name) for name in (ROUNDS, QUERIES)}
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Cut off what was appended since `sizes` returned these.
+
+        Raises
+        ------
+        UserError
+            If a file is shorter: somebody else changed it.
+        """
+        for name, size in sizes.items():
+            path = self.folder / name
+            found = path.stat().st_size if path.exists() else 0
+            if found < size:
+                raise UserError(
+                    f"{path} has {found} bytes and had {size} at the last checkpoint; "
+                    "put back what is missing or start the run anew."
+                )
+        for name, size in sizes.items():
+            if (path := self.folder / name).exists():
+                os.truncate(path, size)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration as run, with nested sections."""
@@ -139,3 +166,12 @@ class RunWriter:
         head = StringIO()
         csv.DictWriter(head, list(entry)).writeheader()
         append_line(self.folder / name, text.getvalue(), head=head.getvalue())
+
+
+def _synced(path: Path) -> int:
+    """Return the size of a file once all of it is on the disk; 0 without one."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return file.seek(0, os.SEEK_END)

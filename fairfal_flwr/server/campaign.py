@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ from fairfal_flwr.messages import (
 from fairfal_flwr.query.registry import Requirements, resolve
 from fairfal_flwr.randomness import derive_seed
 from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.server.checkpoint import find_checkpoint
 from fairfal_flwr.server.clients import Clients
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
@@ -44,27 +44,23 @@ class Campaign:
         The run's configuration.
     grid : Grid
         Flower's way to the nodes.
-    folder : Path, optional
-        Of the run to go on with; its name is that of the clients' ledgers. A new one
-        by default.
 
     Attributes
     ----------
     state : CampaignState
-        Where the run stands.
+        Where the run stands; at first where `campaign.resume` left it, if that is set.
 
     Raises
     ------
     UserError
-        If the test images, the device or the output folder cannot be used, or the
-        aggregation strategy cannot do what it is told. No client has been bothered by
-        then.
+        If the test images, the device or the output folder cannot be used, the
+        aggregation strategy cannot do what it is told, or the run cannot be gone on
+        with. No client has been bothered by then.
     """
 
-    def __init__(
-        self, config: RunConfig, grid: Grid, folder: Path | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, grid: Grid) -> None:
         self.config = config
+        checkpoint = find_checkpoint(config)
         self.evaluator = Evaluator(config)
         self.clients = Clients(grid, config.federation, self._tell)
         self.federation = Federation(
@@ -73,11 +69,13 @@ class Campaign:
             self.evaluator.buffers(),
             self.evaluator.test_set.num_classes,
         )
-        self.recorder = Recorder(config, folder)  # the first that writes
-        self.state = CampaignState()
+        self.recorder = Recorder(config, checkpoint)  # the first that writes
+        self.state = checkpoint.state if checkpoint else CampaignState()
+        if checkpoint:
+            self.federation.load_state_dict(checkpoint.memory)
 
     def run(self) -> None:
-        """Go on from `state` to the end; what stops it leaves the last aggregate.
+        """Go on from `state` to the end; what stops it leaves the last checkpoint.
 
         Raises
         ------
@@ -87,6 +85,7 @@ class Campaign:
         """
         try:
             self.state = self.meet_clients(self.state)
+            self.recorder.save(self.state, self.federation.state_dict)
             while not self._is_over(self.state):
                 self.state = self.step(self.state)
         except BaseException as error:  # somebody may also just end the process
@@ -95,10 +94,11 @@ class Campaign:
         self.recorder.finish(self.federation.privacy_report())
 
     def step(self, state: CampaignState) -> CampaignState:
-        """Annotate where a cycle is to begin, else train and test one round."""
-        if state.cycle == 0 or state.round == self.config.campaign.num_rounds:
-            return self.annotate(state)
-        return self.run_round(state)
+        """Annotate where a cycle is to begin, else train and test one round; save."""
+        begins = state.cycle == 0 or state.round == self.config.campaign.num_rounds
+        state = self.annotate(state) if begins else self.run_round(state)
+        self.recorder.save(state, self.federation.state_dict)
+        return state
 
     def meet_clients(self, state: CampaignState) -> CampaignState:
         """Learn which node is which client, and that each can read its images."""
@@ -156,15 +156,13 @@ class Campaign:
         campaign = self.config.campaign
         number = state.round + 1
         self.recorder.event(EventKind.ROUND_STARTED, cycle=state.cycle, round=number)
-        trained = self.federation.train(self.recorder.name, state)
+        trained = self.federation.train(self.recorder.name, state, self.recorder.saved)
         state = replace(
             state,
             round=number,
             weights=trained.weights,
-            last_aggregate=(state.cycle, number),
             strategy_rounds=state.strategy_rounds + 1,
         )
-        self.state = state  # what fails from here on does not lose the aggregate
         is_last = number == campaign.num_rounds
         due = is_last or number % campaign.evaluate_every == 0
         evaluation, on_clients = self.evaluate(state) if due else (None, None)
@@ -196,8 +194,6 @@ class Campaign:
         """Leave behind what there is; an error is a failure, all else a stop."""
         failed = isinstance(error, Exception)
         self.recorder.stop(
-            self.state.weights,
-            self.state.last_aggregate,
             self.federation.privacy_report(),
             (str(error) or repr(error)) if failed else None,
         )
@@ -227,7 +223,7 @@ class Campaign:
         self.federation.restart()
         seed = derive_seed(self.config.seed, "global-model", cycle)
         weights = self.evaluator.new_weights(seed)
-        return replace(state, weights=weights, last_aggregate=None, strategy_rounds=0)
+        return replace(state, weights=weights, strategy_rounds=0)
 
 
 def _labels(replies: Mapping[int, SelectReply]) -> dict[int, int]:

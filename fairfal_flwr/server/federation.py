@@ -126,8 +126,20 @@ class Federation:
         """Return what summary.json says about privacy; None where none was asked."""
         return privacy_report(self._strategy, self.config.privacy)
 
-    def train(self, campaign: str, state: CampaignState) -> TrainedRound:
+    def train(
+        self, campaign: str, state: CampaignState, saved: tuple[int, int] | None = None
+    ) -> TrainedRound:
         """Train the round after `state` on the clients, and aggregate.
+
+        Parameters
+        ----------
+        campaign : str
+            The run's name.
+        state : CampaignState
+            Where it stands.
+        saved : tuple of int, optional
+            Cycle and round of the last checkpoint: clients keep what a run that goes
+            on from there will need.
 
         Raises
         ------
@@ -143,6 +155,7 @@ class Federation:
                 self.config.train, state.round, self.config.campaign.num_rounds
             ),
             weights=state.weights,
+            saved=list(saved) if saved else None,
         ).records()
         able = [client for client in self.clients.nodes if state.labels[client]]
         fraction = self.config.federation.fraction_train

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 from collections import deque
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -100,10 +101,15 @@ class Progress:
         log.info("results: %s", folder)
 
     def stopped(self, saved: tuple[int, int] | None, folder: Path) -> None:
-        """Say which cycle and round the saved model is from, if one was saved now."""
-        if saved is not None:
-            log.info("model of cycle %d, round %d saved", *saved)
+        """Say where the results are, and how to go on from the last checkpoint."""
         log.info("results so far: %s", folder)
+        if saved is not None:
+            log.info(
+                "stopped; what is done up to cycle %d, round %d is saved; go on with: "
+                "fairfal run --resume %s",
+                *saved,
+                shlex.quote(str(folder)),
+            )
 
     def _time_left(self, row: RoundRow) -> str:
         """Scale the time of the last rounds by the work left.

@@ -75,13 +75,15 @@ class Scaffold(FedAvg):
         self.server_learning_rate = server_learning_rate
         self.variate: Arrays = {}
         self.current: Arrays = {}
-        self.accepted: dict[str, str] = {}  # client -> its last update that was used
+        self.moment: list[int] = []  # cycle and round that are being trained
+        self.accepted: dict[str, list[int]] = {}  # client -> moment of the last used
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each client the weights, c, and which of its updates was used last."""
         self.current = _trained(arrays, self.buffers)
+        self.moment = [int(cast(int, config[key])) for key in ("cycle", "round")]
         if not self.variate:
             self.variate = {name: np.zeros_like(a) for name, a in self.current.items()}
         variate = _record(self.variate)
@@ -101,7 +103,7 @@ class Scaffold(FedAvg):
             for name in self.variate:
                 self.variate[name] += change[name].numpy() / self.num_clients
             client = self.client_of(reply.metadata.src_node_id)
-            self.accepted[str(client)] = str(server_round)
+            self.accepted[str(client)] = self.moment
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.server_learning_rate != 1:
             for name, old in self.current.items():
@@ -112,8 +114,8 @@ class Scaffold(FedAvg):
     def _message(
         self, node: int, arrays: ArrayRecord, config: ConfigRecord, variate: ArrayRecord
     ) -> Message:
-        accepted = self.accepted.get(str(self.client_of(node)), "")
-        own = ConfigRecord({**config, "accepted": accepted})
+        accepted = self.accepted.get(str(self.client_of(node)))
+        own = ConfigRecord({**config, **({"accepted": accepted} if accepted else {})})
         content = RecordDict(
             {self.arrayrecord_key: arrays, VARIATE: variate, self.configrecord_key: own}
         )

@@ -25,8 +25,6 @@ class CampaignState:
         Images and labels by client.
     weights : Weights
         The global model: the last aggregate, or what the cycle starts from.
-    last_aggregate : tuple of int, optional
-        Cycle and round that the weights come from; None if they are no aggregate.
     strategy_rounds : int
         Rounds since the aggregation strategy started.
     mean_imbalance : float, optional
@@ -43,12 +41,16 @@ class CampaignState:
     samples: Mapping[int, int] = field(default_factory=dict)
     labels: Mapping[int, int] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
-    last_aggregate: tuple[int, int] | None = None
     strategy_rounds: int = 0
     mean_imbalance: float | None = None
     global_queries: int | None = None
     query_seconds: float = 0.0
     train_seconds: float = 0.0
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Cycle and round."""
+        return self.cycle, self.round
 
     @property
     def num_samples(self) -> int:

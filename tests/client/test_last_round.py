@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from fairfal_flwr.client.keep_round import is_kept, watches_of
-from fairfal_flwr.client.last_round import LastRound, LastRoundFile
+from fairfal_flwr.client.last_round import LastRound, LastRounds
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import TrainRequest
+
+NEVER = (0, 0)  # no checkpoint yet
 
 
 def a_round(cycle=2, number=7, **overrides):
@@ -21,75 +23,90 @@ def a_round(cycle=2, number=7, **overrides):
     return LastRound(cycle, number, **(values | overrides))
 
 
-def test_a_round_survives_in_its_file(tmp_path):
-    file = LastRoundFile(tmp_path / "client.safetensors")
-    assert file.read() is None
-    file.write(a_round())
-    file.write(a_round(number=8))
-    back = LastRoundFile(file.path).read()
+def request(cycle, number):
+    return TrainRequest(campaign="x", weights={}, cycle=cycle, round=number, lr=0.1)
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    return LastRounds(tmp_path / "client-0000.sqlite")
+
+
+def test_a_round_survives_in_its_file(rounds, tmp_path):
+    assert rounds.before_cycle(3) is None
+    rounds.write(a_round(), NEVER)
+    rounds.write(a_round(number=8), NEVER)
+    back = LastRounds(tmp_path / "client-0000.sqlite").before_cycle(3)
     assert (back.cycle, back.round) == (2, 8)
     assert all(torch.equal(back.weights[k], w) for k, w in a_round().weights.items())
     assert back.sample_ids.tolist() == [3, 5, 9]
     assert back.watched["changes"].tolist() == [1, 0, 4]
-    assert [path.name for path in tmp_path.iterdir()] == ["client.safetensors"]
 
 
-def test_a_round_that_is_asked_for_again_finds_the_one_before(tmp_path):
-    file = LastRoundFile(tmp_path / "client.safetensors")
-    request = TrainRequest(campaign="x", weights={}, cycle=2, round=8, lr=0.1)
-    assert file.before(request) is None
-    file.write(a_round(number=6))
-    file.write(a_round(number=7))
+def test_a_round_that_is_asked_for_again_finds_the_one_before(rounds):
+    assert rounds.before(request(2, 8)) is None
+    rounds.write(a_round(number=6), NEVER)
+    rounds.write(a_round(number=7), NEVER)
     for _ in range(2):
-        assert file.before(request).round == 7
-        file.write(a_round(number=8))
-        assert file.read().round == 8
-    file.write(a_round(cycle=3, number=1))
-    assert file.before(request) is None  # the cycle is over
-    assert (file.read().cycle, file.read().round) == (3, 1)
+        assert rounds.before(request(2, 8)).round == 7
+        rounds.write(a_round(number=8), NEVER)
+    assert rounds.before(request(2, 7)).round == 6
+    assert rounds.before(request(2, 6)) is None
+    assert rounds.before(request(3, 9)) is None  # the cycle is over
 
 
-def test_a_round_without_followed_samples_survives_too(tmp_path):
-    file = LastRoundFile(tmp_path / "client.safetensors")
+def test_a_query_finds_the_last_round_before_its_cycle(rounds):
+    """Also where the server has gone back: what came later is not yet."""
+    for cycle, number in [(1, 9), (2, 1), (2, 12), (3, 4)]:
+        rounds.write(a_round(cycle, number), NEVER)
+    found = [rounds.before_cycle(cycle) for cycle in (1, 2, 3, 4, 7)]
+    assert [last and (last.cycle, last.round) for last in found] == [
+        *(None, (1, 9), (2, 12), (3, 4), (3, 4))
+    ]
+
+
+def test_only_what_a_run_from_the_checkpoint_needs_is_kept(rounds):
+    for number in (2, 3, 5, 8):
+        rounds.write(a_round(number=number), NEVER)
+    rounds.write(a_round(number=9), (2, 5))
+    assert rounds.files.moments() == [(2, 5), (2, 8), (2, 9)]
+    rounds.write(a_round(3, 1), (2, 20))
+    assert rounds.files.moments() == [(2, 9), (3, 1)]
+
+
+def test_a_round_without_followed_samples_survives_too(rounds):
     none = np.zeros(0, dtype=np.int64)
-    file.write(a_round(sample_ids=none, watched={"changes": none}))
-    assert file.read().memory("changes", np.array([1, 2])).tolist() == [0, 0]
-    file.write(LastRound(1, 1, {"w": torch.ones(1)}))
-    assert file.read().memory("changes", np.array([1, 2])).tolist() == [0, 0]
+    rounds.write(a_round(sample_ids=none, watched={"changes": none}), NEVER)
+    last = rounds.before_cycle(3)
+    assert last.memory("changes", np.array([1, 2])).tolist() == [0, 0]
+    rounds.write(LastRound(1, 1, {"w": torch.ones(1)}), NEVER)
+    last = rounds.before_cycle(2)
+    assert last.memory("changes", np.array([1, 2])).tolist() == [0, 0]
 
 
-def test_a_crash_while_writing_keeps_the_round_before(tmp_path, monkeypatch):
-    file = LastRoundFile(tmp_path / "client.safetensors")
-    file.write(a_round())
+def test_a_crash_while_writing_keeps_the_round_as_it_was(rounds, monkeypatch):
+    rounds.write(a_round(), NEVER)
 
-    def torn(tensors, path, metadata):
+    def torn(tensors, path):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fairfal_flwr.client.tensor_file.save_file", torn)
+    monkeypatch.setattr("fairfal_flwr.client.round_files.save_file", torn)
     with pytest.raises(KeyboardInterrupt):
-        file.write(a_round(number=8))
-    assert file.read().round == 7
+        rounds.write(a_round(watched={}), NEVER)
+    assert rounds.before_cycle(3).watched["changes"].tolist() == [1, 0, 4]
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
-    file = LastRoundFile(tmp_path / "missing" / "client.safetensors")
+    rounds = LastRounds(tmp_path / "missing" / "client-0000.sqlite")
     with pytest.raises(UserError, match="set `state-dir` to a folder"):
-        file.write(a_round())
+        rounds.write(a_round(), NEVER)
 
 
 def test_what_was_watched_is_found_by_sample_and_is_zero_elsewhere():
     ids = np.array([1, 3, 4, 9, 12])
     assert a_round().memory("changes", ids).tolist() == [0, 1, 0, 4, 0]
     assert a_round().memory("other", ids).tolist() == [0, 0, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("cycle", "number", "precedes"), [(2, 8, True), (2, 7, False), (3, 8, False)]
-)
-def test_only_an_earlier_round_of_the_same_cycle_precedes(cycle, number, precedes):
-    request = TrainRequest(campaign="x", weights={}, cycle=cycle, round=number, lr=0.1)
-    assert a_round().precedes(request) is precedes
 
 
 @pytest.mark.parametrize(

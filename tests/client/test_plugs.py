@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -13,12 +12,13 @@ from fairfal_flwr.client.proximal import ProximalPull, pull_to_global
 from fairfal_flwr.client.scaffold import (
     ControlVariate,
     DriftControl,
-    VariateFile,
+    Variates,
     step_sum,
 )
 from fairfal_flwr.client.training import LabeledImages, Trained, train_round
 from fairfal_flwr.config import TrainConfig
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import TrainRequest
 from fairfal_flwr.models import Classifier, build_model
 
 SETTINGS = TrainConfig(epochs=2, batch_size=6)
@@ -162,24 +162,28 @@ def test_step_sum_is_what_momentum_sgd_walks_along_a_constant_gradient():
     assert step_sum(7, 0.9) == pytest.approx(position)
 
 
-def drift_control(tmp_path, model, used=""):
+def drift_control(tmp_path, model, number=1, used=None):
     server = {n: torch.full_like(p, 0.5) for n, p in model.named_parameters()}
-    file = VariateFile(tmp_path / "c.safetensors")
-    variate = ControlVariate(model, server, file.read(used))
-    return DriftControl(variate, file, lr=0.01, momentum=0.9, used=used, new=used + "1")
+    kept = Variates(tmp_path / "client-0000.sqlite")
+    request = TrainRequest(
+        *("c", {}, 1, number, 0.01), saved=[0, 0], accepted=used and list(used)
+    )
+    variate = ControlVariate(model, server, kept.read(used))
+    return DriftControl(variate, kept, request, momentum=0.9)
 
 
 def test_the_change_that_is_sent_is_the_one_between_the_two_variates_kept(tmp_path):
     model = linear()
     first = drift_control(tmp_path, model)
     change = first.finish(train(model, first))["variate"]
-    kept = VariateFile(tmp_path / "c.safetensors").read("1")
-    assert all(torch.equal(change[n], kept[n]) for n in kept)  # from zero
-    second = drift_control(tmp_path, model, used="1")
+    kept = Variates(tmp_path / "client-0000.sqlite")
+    before = kept.read((1, 1))
+    assert all(torch.equal(change[n], before[n]) for n in before)  # from zero
+    second = drift_control(tmp_path, model, 2, used=(1, 1))
     change = second.finish(train(model, second))["variate"]
-    after = VariateFile(tmp_path / "c.safetensors").read("11")
+    after = kept.read((1, 2))
     assert any(v.any() for v in change.values())
-    assert all(torch.equal(change[n], after[n] - kept[n]) for n in kept)
+    assert all(torch.equal(change[n], after[n] - before[n]) for n in before)
 
 
 def test_without_a_step_a_variate_stays_and_nothing_is_written(tmp_path):
@@ -193,33 +197,44 @@ def weights(value):
     return {"a.weight": torch.full((2, 3), value), "a.bias": torch.tensor([value])}
 
 
-def test_the_file_gives_back_the_two_updates_it_knows_and_nothing_else(tmp_path):
-    file = VariateFile(tmp_path / "c.safetensors")
-    assert file.read("") == file.read("7") == {}
-    file.write(used=("", {}), new=("1", weights(1.0)))
-    file.write(used=("1", weights(1.0)), new=("2", weights(2.0)))
-    again = VariateFile(file.path)
-    assert torch.equal(again.read("1")["a.weight"], torch.full((2, 3), 1.0))
-    assert torch.equal(again.read("2")["a.bias"], torch.tensor([2.0]))
-    assert again.read("3") == again.read("") == {}
-    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+def test_each_update_has_its_variate_and_the_start_has_none(tmp_path):
+    kept = Variates(tmp_path / "client-0000.sqlite")
+    assert kept.read(None) == kept.read((1, 7)) == {}
+    kept.write((1, 1), weights(1.0))
+    kept.write((1, 2), weights(2.0))
+    again = Variates(tmp_path / "client-0000.sqlite")
+    assert torch.equal(again.read((1, 1))["a.weight"], torch.full((2, 3), 1.0))
+    assert torch.equal(again.read((1, 2))["a.bias"], torch.tensor([2.0]))
+    assert again.read((1, 3)) == again.read(None) == {}
 
 
-def test_a_file_that_cannot_be_written_is_a_users_mistake(tmp_path):
-    file = VariateFile(tmp_path / "missing" / "c.safetensors")
+@pytest.mark.parametrize(
+    ("checkpoint", "used", "left"),
+    [
+        ((0, 0), None, [1, 2, 3, 4]),
+        ((1, 2), (1, 1), [1, 3, 4]),  # 2 was dropped; a run from 2 names 1
+        ((1, 2), (1, 2), [2, 3, 4]),
+        (
+            (1, 2),
+            (1, 3),
+            [1, 2, 3, 4],
+        ),  # which of 1 and 2 the checkpoint names: unknown
+        ((1, 3), None, [4]),
+        ((2, 0), None, []),
+        ((9, 9), (1, 4), [4]),
+    ],
+)
+def test_what_the_server_cannot_name_again_is_forgotten(
+    tmp_path, checkpoint, used, left
+):
+    kept = Variates(tmp_path / "client-0000.sqlite")
+    for number in (1, 2, 3, 4):
+        kept.write((1, number), weights(float(number)))
+    kept.prune(checkpoint, used)
+    assert kept.files.moments() == [(1, number) for number in left]
+
+
+def test_a_variate_that_cannot_be_written_is_a_users_mistake(tmp_path):
+    kept = Variates(tmp_path / "missing" / "client-0000.sqlite")
     with pytest.raises(UserError, match="`state-dir`"):
-        file.write(used=("", {}), new=("1", weights(1.0)))
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    file = VariateFile(tmp_path / "c.safetensors")
-    file.write(used=("", {}), new=("1", weights(1.0)))
-
-    def crash(tensors, path, metadata):
-        save_file({}, path)
-        raise RuntimeError("no power")
-
-    monkeypatch.setattr("fairfal_flwr.client.tensor_file.save_file", crash)
-    with pytest.raises(RuntimeError):
-        file.write(used=("1", weights(1.0)), new=("2", weights(2.0)))
-    assert torch.equal(file.read("1")["a.bias"], torch.tensor([1.0]))
+        kept.write((1, 1), weights(1.0))

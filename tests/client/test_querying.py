@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from fairfal_flwr.client import querying
-from fairfal_flwr.client.last_round import LastRound, LastRoundFile
+from fairfal_flwr.client.last_round import LastRound, LastRounds
 from fairfal_flwr.client.local_models import LocalModels
 from fairfal_flwr.client.objectives import OBJECTIVES
 from fairfal_flwr.client.participant import Participant
-from fairfal_flwr.client.plug import state_file
 from fairfal_flwr.client.pool import Holdings
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.config import DistillConfig, LocalConfig, RunConfig
@@ -77,12 +76,12 @@ def query(client, weights, strategy="entropy", cycle=2):
         global_imbalance=0.5,
         weights=weights,
     )
-    last = last_round(client).read()
+    last = last_round(client)
     return PoolQuery(client.config, 0, client.networks, client.pool, request, last)
 
 
 def last_round(client):
-    return LastRoundFile(state_file(client.ledger.path, "last-round"))
+    return LastRounds(client.ledger.path).before_cycle(1000)
 
 
 def parameters(model):
@@ -178,9 +177,9 @@ def test_a_client_that_was_not_chosen_uses_the_last_round_it_has(state, caplog):
 def test_the_changes_of_predictions_reach_the_strategy(state):
     client, weights = annotated(state)
     client.train(train_request(weights, number=1))
-    assert last_round(client).read() is None
+    assert last_round(client) is None
     client.train(train_request(weights))
-    last = last_round(client).read()
+    last = last_round(client)
     pool = client.pool.sample_ids(client.pool.as_of(1).pool)
     assert last.sample_ids.tolist() == pool.tolist()
     changes = last.watched["changes"]
@@ -329,7 +328,7 @@ def test_predictions_are_followed_of_what_the_next_query_is_shown(state):
     client, weights = annotated(state, **{"query.max-pool": 20})
     client.train(train_request(weights))
     shown = client.pool.sample_ids(client.pool.shown(2).pool)
-    assert last_round(client).read().sample_ids.tolist() == shown.tolist()
+    assert last_round(client).sample_ids.tolist() == shown.tolist()
 
 
 def test_what_a_strategy_cannot_do_is_one_clear_line(state):
@@ -381,7 +380,7 @@ def test_a_last_round_of_another_cycle_gives_no_alignment(state):
     client, weights = annotated(state, **chosen)
     aligned = client.train(train_request(weights, cycle=1, number=2)).weights
     stale = LastRound(9, 1, weights)
-    last_round(client).write(stale)
+    LastRounds(client.ledger.path).write(stale, (0, 0))
     again = client.train(train_request(weights, cycle=1, number=2)).weights
     assert all(torch.equal(w, again[name]) for name, w in aligned.items())
 

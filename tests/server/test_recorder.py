@@ -10,6 +10,7 @@ from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.rows import CycleRow
 from fairfal_flwr.server.recorder import Recorder
+from fairfal_flwr.server.state import CampaignState
 
 CYCLE = CycleRow(1, 9, 0.1, 0.5, 1.0, 0.25, (0.5,), 0.75, 1, 2.0, 3.0)
 OWN = "examples.my_strategy:rarest_first"
@@ -62,16 +63,39 @@ def test_a_finished_run_has_its_cycles_and_what_privacy_it_spent(recorder):
 )
 def test_a_run_that_ends_early_says_whether_it_failed(recorder, reason, kind):
     recorder.record_cycle(CYCLE, WEIGHTS, None)
-    recorder.stop(WEIGHTS, None, PRIVACY, reason)
+    recorder.stop(PRIVACY, reason)
     run = read_run(recorder.folder)
     assert (run.events[-1].kind, run.events[-1].facts) == (kind, {"reason": reason})
     assert run.summary.finished is False
     assert run.summary.privacy == PRIVACY
 
 
-def test_a_run_that_ends_within_a_cycle_leaves_its_last_aggregate(recorder):
+def test_a_run_that_ends_within_a_cycle_keeps_the_model_of_the_last_whole_one(recorder):
     recorder.record_cycle(CYCLE, WEIGHTS, None)
-    recorder.stop({"w": torch.zeros(2)}, (2, 3), None)
+    later = CampaignState(cycle=2, round=3, weights={"w": torch.zeros(2)})
+    recorder.save(later, dict)
+    recorder.stop(None)
     with safe_open(recorder.folder / "model.safetensors", "pt") as model:
-        assert model.metadata() == {"cycle": "2", "round": "3"}
-        assert model.get_tensor("w").tolist() == [0, 0]
+        assert model.metadata() == {"cycle": "1"}
+        assert model.get_tensor("w").tolist() == [1, 1]
+
+
+def test_a_checkpoint_within_a_cycle_waits_and_at_its_ends_does_not(recorder):
+    """Ten rounds in a cycle, and no ten seconds pass."""
+    saved = []
+    for cycle, number in [(1, 0), (1, 1), (1, 9), (1, 10), (2, 0), (2, 5)]:
+        recorder.save(CampaignState(cycle=cycle, round=number), dict)
+        saved.append(recorder.saved)
+    assert saved == [(1, 0), (1, 0), (1, 0), (1, 10), (2, 0), (2, 0)]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"campaign.checkpoint-seconds": 0}, {"privacy.mechanism": "local"}],
+    ids=str,
+)
+def test_a_checkpoint_is_after_every_round_where_that_is_asked_for(tmp_path, keys):
+    recorder = Recorder(RunConfig.from_flat({"output-dir": str(tmp_path), **keys}))
+    recorder.save(CampaignState(cycle=1, round=1), dict)
+    recorder.save(CampaignState(cycle=1, round=2), dict)
+    assert recorder.saved == (1, 2)

@@ -12,7 +12,7 @@ from grid import run_campaign, small
 from torch import nn
 
 from fairfal_flwr.client import scaffold as client_half
-from fairfal_flwr.client.scaffold import ControlVariate, DriftControl, VariateFile
+from fairfal_flwr.client.scaffold import ControlVariate, DriftControl, Variates
 from fairfal_flwr.client.training import LabeledImages, train_round
 from fairfal_flwr.config import TrainConfig
 from fairfal_flwr.messages import (
@@ -41,7 +41,7 @@ class ScalarClient:
 
     def __init__(self, a, b, path, momentum=0.0, steps=STEPS):
         self.a, self.b, self.steps = a, b, steps
-        self.file = VariateFile(path)
+        self.kept = Variates(path)
         self.settings = TrainConfig(
             epochs=steps, batch_size=1, momentum=momentum, weight_decay=0.0
         )
@@ -52,14 +52,12 @@ class ScalarClient:
         model = Scalar(float(request.weights["w"]))
         plug = None
         if request.variate is not None:
-            own = self.file.read(request.accepted)
+            own = self.kept.read(request.last_accepted)
             plug = DriftControl(
                 ControlVariate(model, request.variate, own),
-                self.file,
-                lr=request.lr,
+                self.kept,
+                request,
                 momentum=self.settings.momentum,
-                used=request.accepted,
-                new=str(request.server_round),
             )
         trained = train_round(
             model,
@@ -72,7 +70,7 @@ class ScalarClient:
         )
         change = plug.finish(trained)["variate"] if plug else None
         if plug:
-            self.c = self.file.read(str(request.server_round))["w"]
+            self.c = self.kept.read(request.moment)["w"]
         return TrainReply(1, 0.0, 0.0, model.state_dict(), change)
 
 
@@ -109,8 +107,8 @@ class Problem:
 def two_clients(tmp_path, **options):
     """f_1 = 1/2 (w - 2)^2 and f_2 = 3/2 (w + 2)^2: together smallest at w = -1."""
     return [
-        ScalarClient(1.0, 2.0, tmp_path / "0.safetensors", **options),
-        ScalarClient(3.0, -2.0, tmp_path / "1.safetensors", **options),
+        ScalarClient(1.0, 2.0, tmp_path / "0.sqlite", **options),
+        ScalarClient(3.0, -2.0, tmp_path / "1.sqlite", **options),
     ]
 
 
@@ -203,9 +201,9 @@ def test_a_lost_reply_leaves_server_and_client_in_agreement(tmp_path):
     strategy, clients = scaffold(), two_clients(tmp_path)
     problem = Problem(strategy, clients)
     problem.round()
-    kept = clients[1].file.read("1")["w"]
+    kept = clients[1].kept.read((1, 1))["w"]
     problem.round(lost=[1])
-    assert strategy.accepted == {"0": "2", "1": "1"}
+    assert strategy.accepted == {"0": [1, 2], "1": [1, 1]}
     agreed = (float(clients[0].c) + float(kept)) / 2
     assert strategy.variate["w"] == pytest.approx(agreed)
     problem.round()
@@ -257,13 +255,14 @@ def test_variates_start_with_the_model_and_live_on_disk(tmp_path, reset):
     )
     trains = [m for m in grid.requests if m.metadata.message_type == "train"]
     requests = [TrainRequest.from_content(m.content) for m in trains]
-    accepted = [{r.accepted for r in requests if r.cycle == c} for c in (1, 2)]
+    accepted = [{r.last_accepted for r in requests if r.cycle == c} for c in (1, 2)]
     zero = [not any(v.any() for v in r.variate.values()) for r in requests]
-    assert accepted[0] == {"", "1"}
-    assert accepted[1] == ({"", "1"} if reset == "random" else {"2", "3"})
+    assert accepted[0] == {None, (1, 1)}
+    start = None if reset == "random" else (1, 2)
+    assert accepted[1] == {start, (2, 1)}
     assert sum(zero) == (6 if reset == "random" else 3)
-    files = list((tmp_path / reset / campaign.recorder.name).glob("*.variate.*"))
-    assert len(files) == 3
+    files = (tmp_path / reset / campaign.recorder.name).glob("*.variate-*")
+    assert {path.name[:11] for path in files} == {f"client-000{k}" for k in range(3)}
 
 
 def test_participants_need_nothing_in_memory_between_rounds(tmp_path, monkeypatch):

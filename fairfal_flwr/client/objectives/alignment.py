@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from fairfal_flwr.client.distillation import known_logits
-from fairfal_flwr.client.last_round import LastRoundFile
+from fairfal_flwr.client.last_round import LastRounds
 from fairfal_flwr.client.objectives.registry import objective
 from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective, supervised_loss
@@ -63,7 +63,7 @@ def alignment(
     )
     server = networks.with_weights(request.weights)
     batches = pool_batches(this, rng, server.smallest_batch)
-    last = LastRoundFile(this.file("last-round")).before(request)
+    last = LastRounds(this.ledger).before(request)
     if batches is None or last is None:
         return supervised_loss
     pool = this.holdings.pool

@@ -4,12 +4,14 @@ Sequential Graph Convolutional Network for Active Learning
     Razvan Caramalau, Binod Bhattarai and Tae-Kyun Kim. CVPR 2021, arXiv 2006.10219.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid, normalize
+from torch.optim.adam import adam
 
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.gradient_embedding import OuterProducts
@@ -183,7 +185,7 @@ def train_graph_network(
         return (graph.propagate(nodes @ outer, sums) + outer_bias)[:, 0]
 
     parameters = [inner, inner_bias, outer, outer_bias]
-    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+    step = _adam(parameters, lr=lr, weight_decay=weight_decay)
     with torch.enable_grad():
         for _ in range(steps):
             nodes = embed()
@@ -191,9 +193,36 @@ def train_graph_network(
             z = logits(nodes * mask.to(device) / (1 - dropout))
             loss = -logsigmoid(z[num_unlabeled:]).mean()
             loss -= unlabeled_weight * logsigmoid(-z[:num_unlabeled]).mean()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
+            step(torch.autograd.grad(loss, parameters))
     with torch.no_grad():
         nodes = embed()
         return nodes, logits(nodes).sigmoid()
+
+
+def _adam(
+    parameters: list[Tensor], *, lr: float, weight_decay: float
+) -> Callable[[Sequence[Tensor]], None]:
+    """Return a step of `torch.optim.Adam`, without its import of seconds."""
+    means = [torch.zeros_like(parameter) for parameter in parameters]
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
+    steps = [torch.zeros(()) for _ in parameters]
+
+    @torch.no_grad()
+    def step(gradients: Sequence[Tensor]) -> None:
+        adam(
+            parameters,
+            list(gradients),
+            means,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=weight_decay,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    return step
