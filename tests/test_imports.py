@@ -12,7 +12,7 @@ PACKAGE = "fairfal_flwr"
 # A room knows the floors below its own and nobody beside it; what shares a line shares
 # a floor.
 FLOORS = (
-    ("errors",),
+    ("errors", "kinds"),
     ("files", "paths", "randomness", "device", "console"),
     ("messages", "models", "query", "runs"),
     ("data", "report"),

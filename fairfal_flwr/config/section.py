@@ -10,17 +10,11 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["OneOf", "Quirks", "Scalar", "Section", "takes", "walk"]
+from fairfal_flwr.kinds import KINDS
+
+__all__ = ["OneOf", "Scalar", "Section", "takes", "walk"]
 
 Scalar = bool | int | float | str
-Quirks = Literal["faithful", "corrected"]
-
-_KINDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "integer",
-    float: "number",
-    str: "text",
-}
 
 
 class Section(BaseModel):
@@ -94,7 +88,7 @@ def takes(field: FieldInfo) -> str:
     """Say in words which values a key takes."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(str(value) for value in get_args(field.annotation))
-    words = [_KINDS.get(field.annotation, str(field.annotation))]
+    words = [KINDS.get(field.annotation, str(field.annotation))]
     for mark in field.metadata:
         match mark:
             case OneOf():

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fairfal_flwr.config.generated import OBJECTIVES
-from fairfal_flwr.config.section import OneOf, Quirks, Section
+from fairfal_flwr.config.section import OneOf, Section
+from fairfal_flwr.kinds import Quirks
 
 __all__ = ["DistillConfig", "LocalConfig", "TrainConfig"]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["Flavor", "Option", "Quirks", "Range", "check_options", "options_of"]
+from fairfal_flwr.kinds import KINDS
+
+__all__ = ["Flavor", "Option", "Range", "check_options", "options_of"]
 
 # Words that more than one strategy takes.
 Flavor = Literal["entropy", "badge"]
-Quirks = Literal["faithful", "corrected"]
-
-_KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,13 @@ class Option:
         """What values it takes, in words."""
         if self.words:
             return ", ".join(map(str, self.words))
-        return f"{_KINDS.get(self.kind, self.kind.__name__)} {self.range}".rstrip()
+        return f"{KINDS.get(self.kind, self.kind.__name__)} {self.range}".rstrip()
 
     def check(self, value: Any) -> None:
         """Raise a `ValueError` for a value that the option does not take."""
         if self.words:
             good = value in self.words
-        elif self.kind not in _KINDS:  # an own strategy may take what it likes
+        elif self.kind not in KINDS:  # an own strategy may take what it likes
             good = True
         elif self.kind is float:
             number = isinstance(value, int | float) and not isinstance(value, bool)

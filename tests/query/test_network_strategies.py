@@ -14,7 +14,11 @@ from fairfal_flwr.query.networks import evaluating
 from fairfal_flwr.query.otsu import otsu_threshold
 from fairfal_flwr.query.strategies import alfa_mix, deepfool, ifal
 from fairfal_flwr.query.strategies.bald import mutual_information
-from fairfal_flwr.query.strategies.gcnal import SampleGraph, train_graph_network
+from fairfal_flwr.query.strategies.gcnal import (
+    SampleGraph,
+    _adam,
+    train_graph_network,
+)
 from fairfal_flwr.query.strategies.typiclust import typicalities
 
 # --- IFAL ----------------------------------------------------------------------------
@@ -331,3 +335,21 @@ def test_typiclust_starts_with_large_clusters_without_labels():
     assert first == 5 + typicality.index(max(typicality))
     assert selection.scores[0].item() == pytest.approx(max(typicality), rel=1e-3)
     assert second < 5
+
+
+def test_every_step_of_gcnals_optimizer_is_pytorchs():
+    """The real one is not used: its first import takes seconds (torch._dynamo)."""
+    draw = seeded(3)
+    ours = [
+        torch.randn(shape, generator=draw).requires_grad_() for shape in (5, (3, 2))
+    ]
+    theirs = [p.detach().clone().requires_grad_() for p in ours]
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    step, reference = _adam(ours, **settings), torch.optim.Adam(theirs, **settings)
+    for _ in range(20):
+        gradients = [torch.randn(p.shape, generator=draw) for p in ours]
+        step(gradients)
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        reference.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -18,8 +18,9 @@ from fairfal_flwr.client.objectives.registry import objective
 from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective
 from fairfal_flwr.client.unlabeled import Rows, pool_batches, pool_inputs
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.models import Classifier
-from fairfal_flwr.query.options import Quirks, Range
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.randomness import numpy_generator
 
 __all__ = ["class_weights", "kcfu", "kcfu_loss"]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import Model, Outputs, QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model, models_of
-from fairfal_flwr.query.options import Quirks, Range
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up
 

@@ -13,10 +13,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.query.context import Network, QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.networks import evaluating
-from fairfal_flwr.query.options import Quirks, Range
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import take_top
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.query.clusters import k_means, nearest_members
 from fairfal_flwr.query.context import Model, QueryContext, Selection
-from fairfal_flwr.query.options import Quirks, Range
+from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.otsu import otsu_threshold
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import fill_up, take_top, top
