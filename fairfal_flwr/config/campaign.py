@@ -60,6 +60,7 @@ class CampaignConfig(Section):
     )
     resume: str = Field(
         "",
-        description="Folder of a run to go on with, from its last checkpoint; the "
-        "other keys are that run's (its config.toml). `fairfal run --resume` sets all.",
+        description="Folder of a run to go on with from its last checkpoint, or its "
+        "name in `output-dir`; all else is as in its config.toml "
+        "(`fairfal run --resume` does all of it).",
     )

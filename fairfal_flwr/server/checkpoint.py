@@ -21,11 +21,18 @@ from torch import Tensor
 from fairfal_flwr.config import CHANGEABLE, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.files import replacing
+from fairfal_flwr.paths import output_root
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.writer import CHECKPOINT
 from fairfal_flwr.server.state import CampaignState
 
-__all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "find_checkpoint",
+    "read_checkpoint",
+    "resumed_folder",
+    "write_checkpoint",
+]
 
 FORMAT = 1
 WEIGHTS, MEMORY = "weights/", "memory/"
@@ -71,7 +78,7 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
     """
     if not config.campaign.resume:
         return None
-    folder = Path(config.campaign.resume)
+    folder = resumed_folder(config)
     checkpoint = read_checkpoint(folder)
     if problems := config.contradictions(checkpoint.config):
         raise UserError(
@@ -88,6 +95,11 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
             f"`campaign.num-cycles` is {asked}; allowed: >= {cycle + is_finished}."
         )
     return checkpoint
+
+
+def resumed_folder(config: RunConfig) -> Path:
+    """Return the folder that `campaign.resume` means: a path, or a name among runs."""
+    return output_root(config.output_dir) / Path(config.campaign.resume).expanduser()
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

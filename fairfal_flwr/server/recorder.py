@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -18,7 +17,11 @@ from fairfal_flwr.runs.lock import hold, release
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.rows import CycleRow, Facts, QueryRow, RoundRow, Summary
 from fairfal_flwr.runs.writer import RunWriter
-from fairfal_flwr.server.checkpoint import Checkpoint, write_checkpoint
+from fairfal_flwr.server.checkpoint import (
+    Checkpoint,
+    resumed_folder,
+    write_checkpoint,
+)
 from fairfal_flwr.server.progress import Progress
 from fairfal_flwr.server.state import CampaignState
 
@@ -58,7 +61,7 @@ class Recorder:
         if checkpoint is None:
             self._writer = RunWriter.create(output_root(config.output_dir), name)
         else:
-            self._writer = RunWriter(Path(config.campaign.resume).absolute())
+            self._writer = RunWriter(resumed_folder(config))
         self._lock = hold(self._writer.folder)
         self._progress = Progress(config)
         self.event, self.folder = self._writer.event, self._writer.folder

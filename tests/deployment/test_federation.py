@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from wire import entropy, found, plain_requests
 
 from fairfal_flwr.command.launch import COMPLETED
+from fairfal_flwr.runs.reader import read_run
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +241,31 @@ def test_a_node_killed_in_a_round_comes_back_and_goes_on(secure):
 
 def test_a_node_killed_in_a_query_is_waited_for(secure):
     assert clients_of_a_run_with_a_kill(secure, 3, "query.select") == ["3"]
+
+
+def test_a_campaign_goes_on_after_its_server_and_the_superlink_were_killed(secure):
+    """In the second cycle: what was labeled is neither lost nor asked for again."""
+    keys = {"campaign.num-rounds": 3, "campaign.checkpoint-seconds": 0}
+    run = start_run(secure, **keys)
+    secure._wait(lambda: "cycle 2/2  round 1/3" in run.output, "the second cycle")
+    folder = results(secure, run)
+    secure.kill("superexec-serverapp")
+    secure.cut_and_start_again("superlink", *(site(n)[0] for n in SITES))
+    secure.start("superexec-serverapp")
+    run.process.kill()
+    run.process.wait()
+    labels = [labels_by_cycle(secure, n, folder.name) for n in SITES]
+    assert not (folder / "summary.json").read_text().count('"finished": true')
+    again = start_run(secure, **keys, **{"campaign.resume": folder.name})
+    assert again.wait()["status"] == COMPLETED, again.output
+    assert results(secure, again) == folder
+    assert_nothing_is_lost(secure, folder, cycles=2)
+    assert [labels_by_cycle(secure, n, folder.name) for n in SITES] == labels
+    run_of = read_run(folder)
+    assert [(row.cycle, row.round) for row in run_of.rounds] == [
+        *((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
+    ]
+    assert [event.kind for event in run_of.events].count("resumed") == 1
 
 
 def test_without_tls_the_same_look_finds_what_it_looks_for(

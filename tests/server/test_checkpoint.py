@@ -236,12 +236,12 @@ def test_a_folder_without_a_checkpoint_is_one_line(tmp_path):
 
 def test_two_servers_never_share_a_run(tmp_path):
     folder = finished(tmp_path).recorder.folder
-    held = hold(folder)
+    held = hold(folder)  # by its name in `output-dir`, which is the same
     more = small(tmp_path, "a", **{"campaign.num-cycles": 3})
     with pytest.raises(UserError, match="Another process is at work on the run"):
         resumed(more, folder)
     release(held)
-    assert resumed(more, folder).state.cycle == 2
+    assert resumed(more, folder.name).state.cycle == 2
 
 
 def test_a_client_keeps_no_more_than_the_server_can_ask_for(tmp_path):
