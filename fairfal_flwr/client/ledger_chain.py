@@ -50,6 +50,10 @@ class Head(NamedTuple):
 class DamageError(Exception):
     """Why a file is not the ledger that was written, in half a sentence."""
 
+    def __init__(self, reason: object) -> None:
+        # SQLite quotes from the file, line breaks and all.
+        super().__init__(" ".join(str(reason).split())[:200])
+
 
 class Rows(NamedTuple):
     """The rows of a table that an entry covers: all whose key is in its range."""

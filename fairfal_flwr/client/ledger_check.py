@@ -115,11 +115,11 @@ def trouble(path: Path, error: Exception, server: Head = UNKNOWN) -> Exception:
             "folder that can be written."
         )
     if code in (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return _damaged(path, error, server)
+        return _damaged(path, DamageError(error), server)
     return error
 
 
-def _damaged(path: Path, why: Exception, server: Head) -> UserError:
+def _damaged(path: Path, why: DamageError, server: Head) -> UserError:
     return UserError(
         f"The label ledger {path} is damaged: {why}. It was left as it is. "
         f"{offer(path, server)}"

@@ -217,13 +217,13 @@ def inspect(path: Path, access: str = "mode=ro") -> Summary:
             _check_schema(db, path)
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise DamageError(verdict.splitlines()[-1])
+                raise DamageError(verdict)
             (num_answers,) = db.execute("SELECT count(*) FROM answer").fetchone()
             return Summary(verify(db), num_answers)
     except sqlite3.DatabaseError as error:
         if code_of(error) in ENVIRONMENT:
             raise
-        raise DamageError(str(error)) from None
+        raise DamageError(error) from None
 
 
 def migrate(path: Path) -> None:

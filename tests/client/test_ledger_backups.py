@@ -234,7 +234,7 @@ def test_there_must_be_something_to_restore(ledger, path, tmp_path):
     with pytest.raises(UserError, match=r"Cannot restore .*nowhere.*No such file"):
         restore(path, tmp_path / "nowhere")
     nowhere = tmp_path / "x" / "client.sqlite"
-    with pytest.raises(UserError, match="no good backup of .*name one by `--backup"):
+    with pytest.raises(UserError, match=r"no good backup of .*name one by `--backup"):
         restore(nowhere)
     assert not nowhere.parent.exists()
 

@@ -136,6 +136,15 @@ def test_an_entry_that_came_twice_is_found(path):
             verify(db)
 
 
+@pytest.mark.parametrize("end", [b'"', b"`", b"\xa0"])
+def test_a_schema_that_sqlite_quotes_is_still_one_line(path, end):
+    Ledger(path, "abc")
+    data, whole = path.read_bytes(), b"REFERENCES selection (cycle),\n    name"
+    assert whole in data
+    path.write_bytes(data.replace(whole, whole.replace(b" (", end + b"(")))
+    assert "is damaged: " in refused(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
