@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from fairfal_flwr.client import ledger as ledger_module
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Head, Ledger
 from fairfal_flwr.client.ledger_chain import DamageError, verify
@@ -250,6 +251,18 @@ def test_another_history_of_the_same_length_is_found(path, old_copy):
     )
 
 
+def test_the_last_digest_stands_for_all_before_it(path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "now", lambda: "now")
+    heads = []
+    for name, first in (("a", 1), ("b", 2), ("c", 1)):
+        ledger = Ledger(path.with_name(f"{name}.sqlite"), "abc")
+        ledger.record_selection(1, "random", ids(7))
+        ledger.answer(7, first, "ann")
+        ledger.answer(7, 3, "ann")
+        heads.append(ledger.head)
+    assert heads[0] == heads[2] != heads[1]
+
+
 def test_a_ledger_contains_all_its_heads(path):
     ledger = Ledger(path, "abc")
     heads = [Head(), ledger.head]
@@ -263,6 +276,25 @@ def test_a_ledger_contains_all_its_heads(path):
         ledger.check_contains(Head(2, heads[1].digest))
     with pytest.raises(UserError):
         ledger.check_contains(Head(10**30, heads[1].digest))
+
+
+def test_a_log_beside_an_old_copy_is_left_alone(path, tmp_path):
+    ledger = fill(Ledger(path, "abc"))
+    copy = tmp_path / "copy" / path.name
+    copy.parent.mkdir()
+    with ledger_file.connection(path) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM shard").fetchall()
+        ledger.answer(7, 1, "ann")  # stays in the log while somebody reads
+        for ending in ("", "-wal"):
+            data = path.with_name(path.name + ending).read_bytes()
+            copy.with_name(path.name + ending).write_bytes(data)
+    log = copy.with_name(f"{path.name}-wal")
+    before = log.read_bytes()
+    assert before
+    assert "it has 7 entries, but" in refused(copy, "abc", Head(8, "0" * 64))
+    assert log.read_bytes() == before
+    assert Ledger(copy, "abc").answered().tolist() == [7, 9]
 
 
 def test_a_missing_ledger_is_not_made_anew(path):
