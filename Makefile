@@ -14,7 +14,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test config format clean constraints style types bench-strategies mutants
+.PHONY: help setup run check test config format clean constraints style types bench-strategies mutants soak
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: style types  ## Everything that CI runs
 
 mutants: setup  ## Change the code in one place at a time; a fast test must notice: make mutants ARGS='--sample 200'
 	$(BIN)/python tests/mutants.py $(ARGS)
+
+soak: setup  ## Faults in full count; what docs/reliability.md promises: make soak ARGS='--count 100'
+	for script in tests/soak/*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 bench-strategies: setup  ## One small campaign per query strategy: make bench-strategies ARGS='--data fashion-mnist'
 	$(BIN)/python benchmarks/strategies.py $(ARGS)

@@ -362,9 +362,7 @@ def test_a_mistake_stops_the_run_with_one_line(small, mistake, line):
 
 
 def test_a_client_that_cannot_write_its_ledger_is_named(small):
-    with pytest.raises(
-        UserError, match=r"SuperNode \d+: Cannot write the label ledger"
-    ):
+    with pytest.raises(UserError, match=r"SuperNode \d+: Cannot use the label ledger"):
         run_campaign(small | {"state-dir": "/dev/null/state"})
 
 

@@ -2,7 +2,9 @@
 
 One SQLite file per client and campaign, the only durable thing a client has. Each
 public method is one transaction, so a crash between any two statements leaves the
-ledger as it was before or after, and loses no label.
+ledger as it was before or after, and loses no label. Rows are only ever appended, and
+each transaction's are covered by an entry of the chain (`ledger_chain`), which is
+computed anew whenever the ledger is opened.
 
 A cycle is closed when the server moves on to its training. What was answered by then is
 what the cycle's training sees, in every round and in every repetition of a request;
@@ -10,60 +12,49 @@ what comes later counts from the next cycle on.
 """
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from itertools import count, repeat
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairfal_flwr.client.ledger_backups import (
+    back_up,
+    head_file,
+    seconds_since_backup,
+)
+from fairfal_flwr.client.ledger_chain import (
+    DamageError,
+    Head,
+    append,
+    head_of,
+    write_head,
+)
+from fairfal_flwr.client.ledger_check import (
+    check_contains,
+    check_never_was,
+    examine,
+    trouble,
+)
+from fairfal_flwr.client.ledger_file import connection, create, migrate, now
 from fairfal_flwr.errors import UserError
 
-__all__ = ["Ledger"]
+__all__ = ["Head", "Ledger"]
+
+log = logging.getLogger("fairfal.client")
 
 SampleIds = NDArray[np.int64]
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS shard (
-    fingerprint TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS selection (
-    cycle INTEGER PRIMARY KEY,
-    strategy TEXT NOT NULL,
-    notes TEXT NOT NULL,
-    remembered TEXT NOT NULL,
-    asked_at TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS request (
-    sample_id INTEGER PRIMARY KEY,
-    cycle INTEGER NOT NULL REFERENCES selection (cycle),
-    rank INTEGER NOT NULL,
-    suggestion INTEGER,
-    score REAL
-);
-CREATE TABLE IF NOT EXISTS answer (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    sample_id INTEGER NOT NULL REFERENCES request (sample_id),
-    label INTEGER NOT NULL,
-    annotator TEXT NOT NULL,
-    answered_at TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS closing (
-    cycle INTEGER PRIMARY KEY,
-    last_answer INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS memory (
-    name TEXT NOT NULL,
-    cycle INTEGER NOT NULL REFERENCES selection (cycle),
-    sample_id INTEGER NOT NULL,
-    value INTEGER NOT NULL,
-    PRIMARY KEY (name, cycle, sample_id)
-);
-"""
+# A person's answers are copied at most this often, in seconds; a batch always.
+BACKUP_EVERY = 60.0
+
+UNKNOWN = Head()
 
 # The last answer that a cycle's training sees; all answers while it is open. A cycle
 # that was never closed itself, because the client took no part, ends with a later one.
@@ -73,6 +64,15 @@ LAST_ANSWER = """
         (SELECT max(number) FROM answer)
     )
 """
+
+# The last row of each sample decides; the parameter is the last answer that counts.
+LATEST = """
+    SELECT sample_id, action, label FROM answer WHERE number IN (
+        SELECT max(number) FROM answer WHERE number <= {last} GROUP BY sample_id
+    )
+"""
+LATEST_NOW = LATEST.format(last="(SELECT max(number) FROM answer)")
+LATEST_AS_OF = LATEST.format(last=f"({LAST_ANSWER})")
 
 
 class Ledger:
@@ -84,26 +84,53 @@ class Ledger:
         The SQLite file; created with its folder where it is missing.
     fingerprint : str
         Of the client's shard. A ledger belongs to one shard.
+    expected : Head, optional
+        What the server knows of the ledger; without entries, nothing.
 
     Raises
     ------
     UserError
-        If the file cannot be written or belongs to another shard.
+        If the file is damaged, missing, or not what it was when `expected` was told;
+        if it cannot be written, or belongs to another shard. It is left as it is.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, expected: Head = UNKNOWN) -> None:
         self.path = path
+        self._tidying = Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path, timeout=30)) as db:
-                db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
-            with self._transaction(write=True) as db:
-                self._claim(db, fingerprint)
+            if not path.exists():
+                check_never_was(path, expected)
+                create(path, fingerprint)
+            examine(path, expected)
+            migrate(path)
         except (OSError, sqlite3.DatabaseError) as error:
-            raise UserError(
-                f"Cannot write the label ledger {path}: {error}; set `state-dir` to a "
-                "folder that can be written."
-            ) from None
+            raise trouble(path, error) from None
+        with self._transaction() as db:
+            self._check_shard(db, fingerprint)
+
+    @property
+    def head(self) -> Head:
+        """The end of the chain, which stands for the whole content."""
+        with self._transaction() as db:
+            return head_of(db)
+
+    def check_contains(self, head: Head) -> None:
+        """Make sure that the ledger still has what it had when it had this head.
+
+        Parameters
+        ----------
+        head : Head
+            What the server knows; without entries, nothing is checked.
+
+        Raises
+        ------
+        UserError
+            If the ledger went back in time, as one restored from an old copy does.
+        """
+        try:
+            check_contains(self.path, head)
+        except sqlite3.DatabaseError as error:
+            raise trouble(self.path, error) from None
 
     def record_selection(
         self,
@@ -140,26 +167,27 @@ class Ledger:
         rows = zip(
             sample_ids.tolist(), repeat(cycle), count(), guesses, reasons, strict=False
         )
-        with self._transaction(write=True) as db:
+        with self._writing() as db:
             if self._knows(db, cycle):
                 return
             facts = json.dumps(dict(notes or {})), json.dumps(list(memory or {}))
             db.execute(
                 "INSERT INTO selection VALUES (?, ?, ?, ?, ?)",
-                (cycle, strategy, *facts, _now()),
+                (cycle, strategy, *facts, now()),
             )
             db.executemany("INSERT INTO request VALUES (?, ?, ?, ?, ?)", rows)
             for name, (samples, values) in (memory or {}).items():
                 db.executemany(
                     "INSERT INTO memory VALUES (?, ?, ?, ?)",
                     zip(
-                        repeat(name),
                         repeat(cycle),
+                        repeat(name),
                         samples.tolist(),
                         values.tolist(),
                         strict=False,
                     ),
                 )
+            append(db, "selection", cycle, cycle)
 
     def record_answers(
         self, sample_ids: SampleIds, labels: NDArray[np.int64], annotator: str
@@ -167,25 +195,52 @@ class Ledger:
         """Append the classes of samples that were asked for, all or none."""
         rows = zip(
             sample_ids.tolist(),
+            repeat("label"),
             labels.tolist(),
             repeat(annotator),
-            repeat(_now()),
+            repeat(now()),
             strict=False,
         )
-        with self._transaction(write=True) as db:
-            db.executemany(
-                "INSERT INTO answer (sample_id, label, annotator, answered_at) "
-                "VALUES (?, ?, ?, ?)",
-                rows,
-            )
+        with self._writing(backup_every=0) as db:
+            _append_answers(db, rows)
+
+    def answer(self, sample_id: int, label: int | None, annotator: str) -> None:
+        """Append a person's answer; it is on the disk when this returns.
+
+        Parameters
+        ----------
+        sample_id : int
+            A sample that was asked for, answered before or not.
+        label : int or None
+            Its class; None if the person cannot tell, which sets the sample aside.
+        annotator : str
+            Who says so.
+        """
+        action = "set-aside" if label is None else "label"
+        with self._writing() as db:
+            _append_answers(db, [(sample_id, action, label, annotator, now())])
+
+    def withdraw(self, sample_id: int, annotator: str) -> None:
+        """Take an answer back, by a row of its own: the sample waits again.
+
+        What a closed cycle's training sees stays. Without an answer to take back,
+        nothing happens.
+        """
+        with self._writing() as db:
+            query = f"SELECT action FROM ({LATEST_NOW}) WHERE sample_id = ?"
+            if db.execute(query, (sample_id,)).fetchone() not in (None, ("withdraw",)):
+                row = (sample_id, "withdraw", None, annotator, now())
+                _append_answers(db, [row])
 
     def close(self, cycle: int) -> None:
         """Let what is answered by now be what the cycle's training sees, for good."""
-        with self._transaction(write=True) as db:
+        with self._writing(backup_every=0) as db:
             (last,) = db.execute(LAST_ANSWER, (cycle,)).fetchone()
-            db.execute(
+            done = db.execute(
                 "INSERT OR IGNORE INTO closing VALUES (?, ?)", (cycle, last or 0)
             )
+            if done.rowcount:
+                append(db, "closing", cycle, cycle)
 
     def knows_cycle(self, cycle: int) -> bool:
         """Tell whether the cycle's selection is recorded."""
@@ -232,18 +287,22 @@ class Ledger:
     def unanswered(self) -> SampleIds:
         """Return the samples that wait for an answer, in the order asked."""
         return self._ids(
-            "SELECT sample_id FROM request WHERE sample_id NOT IN "
-            "(SELECT sample_id FROM answer) ORDER BY cycle, rank"
+            "SELECT sample_id FROM request WHERE sample_id NOT IN (SELECT sample_id "
+            f"FROM ({LATEST_NOW}) WHERE action != 'withdraw') ORDER BY cycle, rank"
         )
 
     def answered(self) -> SampleIds:
-        """Return every sample that has an answer, ascending."""
-        return self._ids("SELECT DISTINCT sample_id FROM answer ORDER BY sample_id")
+        """Return every sample that has a label now, ascending."""
+        return self._ids(
+            f"SELECT sample_id FROM ({LATEST_NOW}) WHERE action = 'label' "
+            "ORDER BY sample_id"
+        )
 
     def labeled(self, cycle: int) -> tuple[SampleIds, NDArray[np.int64]]:
         """Return the samples that a cycle's training sees, and their classes.
 
-        All that are answered while the cycle is open. Of two answers the later counts.
+        All that are answered while the cycle is open. Of a sample's rows the last one
+        counts: a label, unless it sets the sample aside or withdraws the one before.
 
         Returns
         -------
@@ -251,10 +310,17 @@ class Ledger:
             Ascending samples.
         """
         return self._pairs(
-            "SELECT sample_id, label FROM answer WHERE number IN ("
-            f"SELECT max(number) FROM answer WHERE number <= ({LAST_ANSWER}) "
-            "GROUP BY sample_id) ORDER BY sample_id",
+            f"SELECT sample_id, label FROM ({LATEST_AS_OF}) WHERE action = 'label' "
+            "ORDER BY sample_id",
             (cycle,),
+        )
+
+    def set_aside(self, cycle: int) -> SampleIds:
+        """Return the samples that nobody could tell as of a cycle, ascending."""
+        return self._ids(
+            f"SELECT sample_id FROM ({LATEST_AS_OF}) WHERE action = 'set-aside' "
+            "ORDER BY sample_id",
+            cycle,
         )
 
     def _ids(self, query: str, *parameters: int) -> SampleIds:
@@ -271,16 +337,45 @@ class Ledger:
         return table[:, 0], table[:, 1]
 
     @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=30)) as db, db:
-            db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    def _writing(
+        self, *, backup_every: float = BACKUP_EVERY
+    ) -> Iterator[sqlite3.Connection]:
+        """Give one transaction; put what was written away once more, beside."""
+        with self._transaction("IMMEDIATE") as db:
             yield db
+            written = db.total_changes
+        if written:
+            self._tidy(backup_every)
 
-    def _claim(self, db: sqlite3.Connection, fingerprint: str) -> None:
-        (known,) = db.execute("SELECT max(fingerprint) FROM shard").fetchone()
-        if known is None:
-            db.execute("INSERT INTO shard VALUES (?)", (fingerprint,))
-        elif known != fingerprint:
+    @contextmanager
+    def _transaction(self, kind: str = "DEFERRED") -> Iterator[sqlite3.Connection]:
+        try:
+            with connection(self.path) as db, db:
+                db.execute(f"BEGIN {kind}")
+                yield db
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as error:
+            raise trouble(self.path, error) from None
+
+    def _tidy(self, backup_every: float) -> None:
+        """Renew the head beside the ledger and the backups; they lose no answer."""
+        try:
+            with self._tidying:
+                write_head(head_file(self.path), self.head)
+                if seconds_since_backup(self.path) >= backup_every:
+                    back_up(self.path)
+        except (DamageError, OSError, sqlite3.DatabaseError, UserError) as error:
+            log.warning(
+                "What was answered is in the label ledger %s, but its backup failed: "
+                "%s; the older ones stay.",
+                self.path,
+                error,
+            )
+
+    def _check_shard(self, db: sqlite3.Connection, fingerprint: str) -> None:
+        (known,) = db.execute("SELECT fingerprint FROM shard").fetchone()
+        if known != fingerprint:
             raise UserError(
                 f"The label ledger {self.path} belongs to images with fingerprint "
                 f"{known}, found {fingerprint}; point `state-dir` elsewhere or restore "
@@ -293,9 +388,19 @@ class Ledger:
         return db.execute(query, (cycle,)).fetchone() is not None
 
 
+def _append_answers(db: sqlite3.Connection, rows: Any) -> None:
+    """Append rows and their entry; without rows, none."""
+    query = "SELECT coalesce(max(number), 0) FROM answer"
+    (before,) = db.execute(query).fetchone()
+    db.executemany(
+        "INSERT INTO answer (sample_id, action, label, annotator, answered_at) "
+        "VALUES (?, ?, ?, ?, ?)",
+        rows,
+    )
+    (last,) = db.execute(query).fetchone()
+    if last > before:
+        append(db, "answer", before + 1, last)
+
+
 def _column(values: NDArray[Any] | None) -> Iterator[Any] | list[Any]:
     return repeat(None) if values is None else values.tolist()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fairfal_flwr import __version__
+from fairfal_flwr.command import ledger
 from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+app.add_typer(ledger.app, name="ledger")
 
 
 def _print_version(wanted: bool) -> None:

@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
 def test_a_damaged_file_is_one_clear_line(path):
     path.parent.mkdir()
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(UserError, match=r"Cannot write the label ledger .*sqlite"):
+    with pytest.raises(UserError, match=r"ledger .*sqlite is damaged: it is no SQLite"):
         Ledger(path, "abc")
 
 
