@@ -52,3 +52,13 @@ class CampaignConfig(Section):
         description="Test the global model every so many rounds, and always after "
         "the last round of a cycle.",
     )
+
+    def labels_per_cycle(self, num_samples: int) -> int:
+        """Return how many of its images a client labels in a cycle, at least 1.
+
+        Examples
+        --------
+        >>> CampaignConfig(budget=0.1).labels_per_cycle(39)
+        3
+        """
+        return max(1, int(self.budget * num_samples + 1e-9))

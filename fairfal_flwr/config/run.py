@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
+from fairfal_flwr.config.annotation import AnnotationConfig
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
 from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig
@@ -60,6 +61,7 @@ class _Keys(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     campaign: CampaignConfig = Field(default_factory=CampaignConfig)
+    annotation: AnnotationConfig = Field(default_factory=AnnotationConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

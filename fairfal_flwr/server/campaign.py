@@ -124,29 +124,42 @@ class Campaign:
             imbalances = self.measure_imbalance(cycle, state)
             state = replace(state, mean_imbalance=mean(imbalances.values()))
             log.info("mean imbalance of the global model: %.3f", state.mean_imbalance)
+        budgets = {
+            client: self.config.campaign.labels_per_cycle(num_samples)
+            for client, num_samples in state.samples.items()
+        }
         replies = self.clients.ask(
             self._select_request(cycle, name, needs, state),
             SelectReply,
-            lambda content, client: check_select_reply(content, state.samples[client]),
+            lambda content, client: check_select_reply(
+                content, state.samples[client], budgets[client], cycle
+            ),
+            what=f"Cycle {cycle}, query",
+            share=self.config.annotation.quorum,
         )
         self.recorder.record_queries(cycle, name, replies, imbalances)
         return replace(
             self._with_model_for(cycle, state),
             cycle=cycle,
             round=0,
-            labels=_labels(replies),
+            labels=_labels(replies, state),
+            most_labels=_most_labels(replies, state, budgets),
             global_queries=_global_queries(replies),
             query_seconds=perf_counter() - started,
             train_seconds=0.0,
         )
 
     def measure_imbalance(self, cycle: int, state: CampaignState) -> dict[int, float]:
-        """Return γ_k by client; their mean is kept for the whole campaign."""
+        """Return γ_k by client, of those who answer; their mean is kept for good."""
         request = ImbalanceRequest(
             campaign=self.recorder.name, cycle=cycle, weights=state.weights
         )
         replies = self.clients.ask(
-            request, ImbalanceReply, lambda content, _: check_imbalance_reply(content)
+            request,
+            ImbalanceReply,
+            lambda content, _: check_imbalance_reply(content),
+            what=f"Cycle {cycle}, imbalance",
+            share=self.config.annotation.quorum,
         )
         return {client: reply.imbalance for client, reply in replies.items()}
 
@@ -230,11 +243,31 @@ class Campaign:
         return replace(state, weights=weights, last_aggregate=None, strategy_rounds=0)
 
 
-def _labels(replies: Mapping[int, SelectReply]) -> dict[int, int]:
-    labels = {client: reply.num_labeled for client, reply in replies.items()}
+def _labels(replies: Mapping[int, SelectReply], state: CampaignState) -> dict[int, int]:
+    """Return each client's labels; who was left out has those of before."""
+    before = dict.fromkeys(state.samples, 0) | dict(state.labels)
+    labels = before | {client: reply.num_labeled for client, reply in replies.items()}
     if not any(labels.values()):
         raise UserError("No client has a labeled image; there is nothing to train.")
     return labels
+
+
+def _most_labels(
+    replies: Mapping[int, SelectReply],
+    state: CampaignState,
+    budgets: Mapping[int, int],
+) -> dict[int, int]:
+    """Return the labels that each client can have by now.
+
+    The answer of a client that is left out may be lost on its way, so it can have a
+    cycle's labels more than the server knows, and never more than if it had answered.
+    """
+    return {
+        client: replies[client].num_labeled
+        if client in replies
+        else min(num_samples, state.most_labels.get(client, 0) + budgets[client])
+        for client, num_samples in state.samples.items()
+    }
 
 
 def _global_queries(replies: Mapping[int, SelectReply]) -> int | None:
