@@ -45,12 +45,12 @@ COMMON: dict[str, Any] = {
     "num-clients": 10,
     "query.strategy": "random",
     "campaign.num-cycles": 1,
-    "campaign.num-rounds": 10,
-    "campaign.budget": 0.3,
-    "campaign.evaluate-every": 10,
+    "campaign.num-rounds": 5,
+    "campaign.budget": 0.2,
+    "campaign.evaluate-every": 5,
     "data.alpha": 1.0,
-    "train.epochs": 2,
-    "train.batch-size": 16,
+    "train.epochs": 3,
+    "train.batch-size": 8,
 }
 CHOSEN: dict[str, dict[str, Any]] = {
     "fedadam": {"federation.eta": 0.01},

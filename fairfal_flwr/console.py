@@ -24,22 +24,22 @@ def quiet_flower() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     r"""Return what somebody else wrote as one line that does nothing to a terminal.
 
     Whitespace becomes single blanks. What is not printable is escaped: control
     characters and with them ANSI's sequences, marks that turn the direction of
-    writing, characters without a width, surrogates. What is longer than 300 characters
-    is cut.
+    writing, characters without a width, surrogates. What is longer than `longest`
+    characters is cut.
 
     Examples
     --------
     >>> one_line("two\nlines, \x1b[31mred")
     'two lines, \\x1b[31mred'
     """
-    line = " ".join(text[: 4 * LONGEST_LINE].split())
+    line = " ".join(text[: 4 * longest].split())
     shown = "".join(
         mark if mark.isprintable() else mark.encode("unicode_escape").decode()
         for mark in line
     )
-    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"

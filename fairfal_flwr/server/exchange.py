@@ -131,7 +131,7 @@ class _Wait:
         self._forget(node)
         if not _is_from(reply, node):
             self._doubt(node, FOREIGN)
-        elif self.patient and _is_gone(reply):
+        elif self.patient and _is_gone(reply, node):
             self.gone.add(node)
             log.warning("SuperNode %d is gone; waiting until it is back", node)
         else:
@@ -214,8 +214,11 @@ def _is_from(reply: Message, node: int) -> bool:
     return reply.has_error() or reply.metadata.src_node_id == node
 
 
-def _is_gone(reply: Message) -> bool:
-    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+def _is_gone(reply: Message, node: int) -> bool:
+    """Tell whether Flower says that a node is gone; one that says so itself is not."""
+    if not reply.has_error() or reply.metadata.src_node_id == node:
+        return False
+    return reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def _is_the_lines(error: Exception) -> bool:
