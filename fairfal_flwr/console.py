@@ -3,7 +3,9 @@
 import logging
 import sys
 
-__all__ = ["quiet_flower", "show_log"]
+__all__ = ["one_line", "quiet_flower", "show_log"]
+
+LONGEST_LINE = 300
 
 
 def show_log() -> None:
@@ -20,3 +22,24 @@ def show_log() -> None:
 def quiet_flower() -> None:
     """Hide Flower's own notes on each round; its warnings and errors stay."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    r"""Return what somebody else wrote as one line that does nothing to a terminal.
+
+    Whitespace becomes single blanks. What is not printable is escaped: control
+    characters and with them ANSI's sequences, marks that turn the direction of
+    writing, characters without a width, surrogates. What is longer than `longest`
+    characters is cut.
+
+    Examples
+    --------
+    >>> one_line("two\nlines, \x1b[31mred")
+    'two lines, \\x1b[31mred'
+    """
+    line = " ".join(text[: 4 * longest].split())
+    shown = "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode()
+        for mark in line
+    )
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"

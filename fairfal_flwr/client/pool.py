@@ -89,7 +89,7 @@ class Pool:
     @property
     def budget(self) -> int:
         """How many samples to label in a cycle, at least 1."""
-        return max(1, int(self.config.campaign.budget * len(self.shard) + 1e-9))
+        return self.config.campaign.labels_per_cycle(len(self.shard))
 
     def as_of(self, cycle: int) -> Holdings:
         """Return what a cycle's training sees, and what no query up to it asked for."""

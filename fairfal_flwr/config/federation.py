@@ -122,7 +122,14 @@ class FederationConfig(Section):
         2,
         ge=0,
         description="How often a round below the quorum is repeated for the clients "
-        "that are missing, before the run stops.",
+        "that are missing, before the run stops; and a query for every client that "
+        "answers badly.",
+    )
+    max_update_norm: float = Field(
+        10.0,
+        ge=0,
+        description="A reply whose update has more than so many times the median norm "
+        "of the round is dropped; 0 drops none. Three replies are needed to tell.",
     )
     connect_timeout: float = Field(
         10.0, ge=0, description="Seconds to wait for the SuperNodes to connect."

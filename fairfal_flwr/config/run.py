@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
+from fairfal_flwr.config.annotation import AnnotationConfig
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
 from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig
 from fairfal_flwr.config.generated import STRATEGIES, OptionSections
-from fairfal_flwr.config.mistakes import explain, unknown
+from fairfal_flwr.config.mistakes import explain, mistake, unknown
 from fairfal_flwr.config.privacy import PrivacyConfig
 from fairfal_flwr.config.query import QueryConfig
 from fairfal_flwr.config.section import Scalar, Section, walk
 from fairfal_flwr.config.taken import foreign_keys
 from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
-from fairfal_flwr.errors import UserError
 
 if TYPE_CHECKING:
     from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
@@ -78,6 +78,7 @@ class _Keys(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     campaign: CampaignConfig = Field(default_factory=CampaignConfig)
+    annotation: AnnotationConfig = Field(default_factory=AnnotationConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
@@ -115,7 +116,7 @@ class RunConfig(OptionSections, _Keys):
         """
         config = cls._parse(values)
         if problems := foreign_keys(config):
-            raise UserError(f"Run config: {'; '.join(problems.values())}.")
+            raise mistake(problems.values())
         return config
 
     @classmethod
@@ -204,10 +205,9 @@ class RunConfig(OptionSections, _Keys):
             section, _, name = key.rpartition(".")
             target = nested.setdefault(section, {}) if section else nested
             if not isinstance(target, dict):
-                raise UserError(f"Run config: {unknown(key, fields)}.")
+                raise mistake([unknown(key, fields)])
             target[name] = value
         try:
             return cls.model_validate(nested)
         except ValidationError as error:
-            problems = "; ".join(explain(detail, fields) for detail in error.errors())
-            raise UserError(f"Run config: {problems}.") from None
+            raise mistake(explain(d, fields) for d in error.errors()) from None

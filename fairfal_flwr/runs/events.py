@@ -26,6 +26,7 @@ class EventKind(StrEnum):
     `waiting`         clients (who have not answered yet), seconds (so far)
     `reply-dropped`   client, reason
     `asked-again`     clients (who get the same request once more)
+    `left-out`        what (query of which cycle), clients (without whom it goes on)
     `exchanged`       message (its type), asked, answered (clients, the good replies),
                       seconds, bytes-sent, bytes-received (of arrays)
     `round-finished`  cycle, round, clients (whose replies were used), loss, seconds
@@ -46,6 +47,7 @@ class EventKind(StrEnum):
     WAITING = "waiting"
     REPLY_DROPPED = "reply-dropped"
     ASKED_AGAIN = "asked-again"
+    LEFT_OUT = "left-out"
     EXCHANGED = "exchanged"
     ROUND_FINISHED = "round-finished"
     EVALUATED = "evaluated"

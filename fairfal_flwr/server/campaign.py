@@ -1,7 +1,6 @@
 """The campaign: annotate, train, evaluate, record, cycle by cycle (method §1)."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean
 from time import perf_counter
@@ -10,7 +9,6 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
     ImbalanceReply,
     ImbalanceRequest,
@@ -23,6 +21,7 @@ from fairfal_flwr.randomness import derive_seed
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.checkpoint import find_checkpoint
 from fairfal_flwr.server.clients import Clients
+from fairfal_flwr.server.counts import global_queries, labels_of, most_labels
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
 from fairfal_flwr.server.recorder import Recorder
@@ -124,29 +123,42 @@ class Campaign:
             imbalances = self.measure_imbalance(cycle, state)
             state = replace(state, mean_imbalance=mean(imbalances.values()))
             log.info("mean imbalance of the global model: %.3f", state.mean_imbalance)
+        budgets = {
+            client: self.config.campaign.labels_per_cycle(num_samples)
+            for client, num_samples in state.samples.items()
+        }
         replies = self.clients.ask(
             self._select_request(cycle, name, needs, state),
             SelectReply,
-            lambda content, client: check_select_reply(content, state.samples[client]),
+            lambda content, client: check_select_reply(
+                content, state.samples[client], budgets[client], cycle
+            ),
+            what=f"Cycle {cycle}, query",
+            share=self.config.annotation.quorum,
         )
         self.recorder.record_queries(cycle, name, replies, imbalances)
         return replace(
             self._with_model_for(cycle, state),
             cycle=cycle,
             round=0,
-            labels=_labels(replies),
-            global_queries=_global_queries(replies),
+            labels=labels_of(replies, state),
+            most_labels=most_labels(replies, state, budgets),
+            global_queries=global_queries(replies),
             query_seconds=perf_counter() - started,
             train_seconds=0.0,
         )
 
     def measure_imbalance(self, cycle: int, state: CampaignState) -> dict[int, float]:
-        """Return γ_k by client; their mean is kept for the whole campaign."""
+        """Return γ_k by client, of those who answer; their mean is kept for good."""
         request = ImbalanceRequest(
             campaign=self.recorder.name, cycle=cycle, weights=state.weights
         )
         replies = self.clients.ask(
-            request, ImbalanceReply, lambda content, _: check_imbalance_reply(content)
+            request,
+            ImbalanceReply,
+            lambda content, _: check_imbalance_reply(content),
+            what=f"Cycle {cycle}, imbalance",
+            share=self.config.annotation.quorum,
         )
         return {client: reply.imbalance for client, reply in replies.items()}
 
@@ -224,15 +236,3 @@ class Campaign:
         seed = derive_seed(self.config.seed, "global-model", cycle)
         weights = self.evaluator.new_weights(seed)
         return replace(state, weights=weights, strategy_rounds=0)
-
-
-def _labels(replies: Mapping[int, SelectReply]) -> dict[int, int]:
-    labels = {client: reply.num_labeled for client, reply in replies.items()}
-    if not any(labels.values()):
-        raise UserError("No client has a labeled image; there is nothing to train.")
-    return labels
-
-
-def _global_queries(replies: Mapping[int, SelectReply]) -> int | None:
-    choices = [r.global_query for r in replies.values() if r.global_query >= 0]
-    return sum(choices) if choices else None

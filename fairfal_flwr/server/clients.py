@@ -1,9 +1,10 @@
 """The clients of a campaign: who they are, and how they are asked."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,20 +14,39 @@ from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.exchange import again, exchange
-from fairfal_flwr.server.replies import check_status_reply
+from fairfal_flwr.server.progress import duration
+from fairfal_flwr.server.replies import Check, check_status_reply, problem_of
 from fairfal_flwr.server.strategies import quorum
 
-__all__ = ["Check", "Clients", "Notify"]
+__all__ = ["Answers", "Clients", "Judge", "Notify"]
 
 log = logging.getLogger("fairfal.server")
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
-LONGEST_LINE = 300
+LOGGED_WAIT = 60.0  # seconds without a word on the screen
 
-# Raises ValueError for the content of a client's reply that cannot be used.
-Check = Callable[[RecordDict, int], None]
+# What is wrong with some of the replies beside the others, by node.
+Judge = Callable[[Mapping[int, Message]], dict[int, str]]
 Notify = Callable[..., None]  # an event's kind, and its facts as keywords
+
+
+class Answers(NamedTuple):
+    """What came of messages, by node and in the order of the clients.
+
+    Parameters
+    ----------
+    good : dict of int to Message
+        The replies that can be used.
+    problems : dict of int to str
+        What is wrong with the others, each a sentence that names the client.
+    silent : set of int
+        Those of the others from whom nothing came.
+    """
+
+    good: dict[int, Message]
+    problems: dict[int, str]
+    silent: set[int]
 
 
 class Clients:
@@ -64,9 +84,14 @@ class Clients:
             do its part.
         """
         nodes = self._connected_nodes(wanted)
-        replies = self._ask_all(
-            request, nodes, lambda content, _: check_status_reply(content, wanted)
+        replies, problems = self._ask_patiently(
+            request,
+            nodes,
+            lambda content, _: check_status_reply(content, wanted),
+            "Meeting the clients",
         )
+        if problems:
+            raise UserError("; ".join(problems.values()))
         statuses = {
             node: StatusReply.from_content(reply.content)
             for node, reply in replies.items()
@@ -75,25 +100,62 @@ class Clients:
             sorted((status.client, node) for node, status in statuses.items())
         )
         if len(self.nodes) != len(nodes):
+            said = ", ".join(f"{n} client {s.client}" for n, s in statuses.items())
             raise UserError(
-                "Two SuperNodes are the same client; give each its own `partition-id`."
+                "Two SuperNodes are the same client; give each its own `partition-id`; "
+                f"they say: {said}."
             )
         return {client: statuses[node] for client, node in self.nodes.items()}
 
     def ask(
-        self, request: Request, reply_type: type[ReplyT], check: Check
+        self,
+        request: Request,
+        reply_type: type[ReplyT],
+        check: Check,
+        *,
+        what: str,
+        share: float,
     ) -> dict[int, ReplyT]:
-        """Ask every client; return the replies by client, ascending.
+        """Ask every client; return the replies to use by client, ascending.
+
+        Who is gone is waited for, and who does not answer well is asked again, up to
+        `federation.round-retries` times; then it goes on without them.
+
+        Parameters
+        ----------
+        request : Request
+            The same for all.
+        reply_type : type
+            Of the replies.
+        check : callable
+            See `Check`.
+        what : str
+            What is asked, for people.
+        share : float
+            Fraction of the clients that must answer well (`annotation.quorum`).
 
         Raises
         ------
         UserError
-            If one did not answer well.
+            If fewer do.
         """
-        replies = self._ask_all(request, self.nodes.values(), check)
+        asked = len(self.nodes)
+        good, problems = self._ask_patiently(request, self.nodes.values(), check, what)
+        needed = ceil(share * asked - 1e-9)
+        if len(good) < needed:
+            raise UserError(
+                f"{what}: {len(good)} of {asked} clients answered well, but "
+                f"`annotation.quorum` = {share:g} needs {needed}, also after "
+                f"{self.federation.round_retries} repetitions "
+                f"(`federation.round-retries`); {'; '.join(problems.values())}."
+            )
+        if problems:
+            self.notify(EventKind.LEFT_OUT, what=what, clients=self._names(problems))
+            log.warning("%s: goes on without %s", what, self._list(problems))
         return {
-            client: reply_type.from_content(replies[node].content)
+            client: reply_type.from_content(good[node].content)
             for client, node in self.nodes.items()
+            if node in good
         }
 
     def ask_who_can(self, messages: Iterable[Message], check: Check) -> list[Message]:
@@ -106,18 +168,19 @@ class Clients:
         check : callable
             See `Check`.
         """
-        good, problems = self.send(list(messages), check)
-        for problem in problems:
+        good, problems, _ = self.send(list(messages), check)
+        for problem in problems.values():
             log.warning("left out of the clients' evaluation: %s", problem)
         return list(good.values())
 
     def ask_quorum(
-        self, messages: Iterable[Message], check: Check, what: str
+        self, messages: Iterable[Message], check: Check, what: str, judge: Judge
     ) -> list[Message]:
         """Return the replies to use, in the order of the clients.
 
         Clients that did not answer, or not well, are asked again until the quorum is
-        there; training again from the same request gives the same reply.
+        there; training again from the same request gives the same reply, so who is
+        dropped by the judge is not.
 
         Parameters
         ----------
@@ -127,6 +190,8 @@ class Clients:
             See `Check`.
         what : str
             The round, for people.
+        judge : callable
+            See `Judge`.
 
         Raises
         ------
@@ -136,18 +201,20 @@ class Clients:
         federation = self.federation
         waiting = {message.metadata.dst_node_id: message for message in messages}
         asked, needed = len(waiting), quorum(federation, len(waiting))
-        good: dict[int, Message] = {}
-        problems: list[str] = []
+        received: dict[int, Message] = {}
+        problems: dict[int, str] = {}
         for repetition in range(federation.round_retries + 1):
-            replies, problems = self.send(list(waiting.values()), check)
-            good |= replies
-            waiting = {n: again(m) for n, m in waiting.items() if n not in good}
-            for problem in problems:
+            replies, problems, _ = self.send(list(waiting.values()), check)
+            received |= replies
+            odd = {n: self._drop(n, why) for n, why in judge(received).items()}
+            problems |= odd
+            for problem in problems.values():
                 log.warning("left out of this round: %s", problem)
+            good = {n: received[n] for n in self._ordered(received) if n not in odd}
             if len(good) >= needed:
-                return [good[node] for node in self.nodes.values() if node in good]
+                return list(good.values())
+            waiting = {n: again(m) for n, m in waiting.items() if n not in received}
             if not waiting:
-                problems = ["the other clients have no label"]
                 break
             if repetition < federation.round_retries:
                 self.notify(EventKind.ASKED_AGAIN, clients=self._names(waiting))
@@ -157,82 +224,93 @@ class Clients:
                     len(good),
                     needed,
                 )
-        raise UserError(
-            f"{what}: {len(good)} of {asked} clients answered well, but "
-            f"`federation.quorum` = {federation.quorum:g} with {federation.strategy} "
-            f"needs {needed}, also after {federation.round_retries} repetitions "
-            f"(`federation.round-retries`); {'; '.join(problems)}."
-        )
+        raise UserError(_no_quorum(federation, what, len(good), asked, problems))
 
     def send(
         self, messages: Sequence[Message], check: Check, *, patient: bool = False
-    ) -> tuple[dict[int, Message], list[str]]:
-        """Send messages; return the good replies by node, and what is wrong otherwise.
+    ) -> Answers:
+        """Send messages and sort the replies out.
 
-        Both are in the order of the clients, which makes sums, and so the run,
+        All is in the order of the clients, which makes sums, and so the run,
         independent of who answered first. `patient`: see `exchange`.
         """
         timeout = self.federation.round_timeout
         started = monotonic()
-        replies, refused = exchange(
+        replies, lost = exchange(
             self.grid, messages, timeout, self._say_who_is_awaited, patient=patient
         )
-        good, problems = self._sort_out(messages, replies, refused, check)
+        answers = self._sort_out(messages, replies, lost, check)
         self.notify(
             EventKind.EXCHANGED,
             message=messages[0].metadata.message_type,
             asked=self._names(message.metadata.dst_node_id for message in messages),
-            answered=self._names(good),
+            answered=self._names(answers.good),
             seconds=monotonic() - started,
             bytes_sent=sum(_size(message.content) for message in messages),
-            bytes_received=sum(_size(reply.content) for reply in good.values()),
+            bytes_received=sum(_size(reply.content) for reply in answers.good.values()),
         )
-        return good, list(problems.values())
+        return answers
 
     def _sort_out(
         self,
         messages: Sequence[Message],
-        replies: dict[int, Message],
-        refused: set[int],
+        replies: Mapping[int, Message],
+        lost: Mapping[int, str],
         check: Check,
+    ) -> Answers:
+        answers = Answers({}, {}, set())
+        for node in self._ordered(m.metadata.dst_node_id for m in messages):
+            if (reply := replies.get(node)) is not None:
+                problem = problem_of(reply, check, self._clients().get(node, -1))
+            elif node in lost:
+                problem = lost[node]
+            else:
+                problem = f"no answer within {self.federation.round_timeout:g} s"
+                answers.silent.add(node)
+            if problem is None and reply is not None:
+                answers.good[node] = reply
+            elif problem is not None:
+                answers.problems[node] = self._drop(node, problem)
+        return answers
+
+    def _drop(self, node: int, problem: str) -> str:
+        """Tell that a reply is dropped; return the sentence about it."""
+        client = self._clients().get(node)
+        self.notify(EventKind.REPLY_DROPPED, client=client, reason=problem)
+        return f"{self._name(node)}: {problem}"
+
+    def _ask_patiently(
+        self, request: Request, nodes: Iterable[int], check: Check, what: str
     ) -> tuple[dict[int, Message], dict[int, str]]:
-        """Return good replies and problems by node, in the order of the clients."""
-        clients = self._clients()
+        """Ask nodes the same, and again those who answer badly.
+
+        Who said nothing for `federation.round-timeout` seconds is not asked again.
+        """
+        content, kind = request.to_content(), request.message_type
         good: dict[int, Message] = {}
         problems: dict[int, str] = {}
-        asked = [message.metadata.dst_node_id for message in messages]
-        for node in sorted(asked, key=lambda node: clients.get(node, node)):
-            reply = replies.get(node)
-            if node in refused:
-                problem: str | None = "the SuperLink does not take its message"
-            elif reply is None:
-                problem = f"no answer within {self.federation.round_timeout:g} s"
-            else:
-                problem = _problem(reply, check, clients.get(node, -1))
-            if problem is not None:
-                self.notify(
-                    EventKind.REPLY_DROPPED, client=clients.get(node), reason=problem
-                )
-                problems[node] = f"{self._name(node)}: {problem}"
-            elif reply is not None:
-                good[node] = reply
-        return good, problems
-
-    def _ask_all(
-        self, request: Request, nodes: Iterable[int], check: Check
-    ) -> dict[int, Message]:
-        content, kind = request.to_content(), request.message_type
-        good, problems = self.send(
-            [Message(content, dst_node_id=node, message_type=kind) for node in nodes],
-            check,
-            patient=True,
-        )
-        if problems:
-            raise UserError("; ".join(problems))
-        return good
+        waiting = list(nodes)
+        for repetition in range(self.federation.round_retries + 1):
+            if repetition:
+                self.notify(EventKind.ASKED_AGAIN, clients=self._names(waiting))
+            answers = self.send(
+                [Message(content, dst_node_id=n, message_type=kind) for n in waiting],
+                check,
+                patient=True,
+            )
+            for problem in answers.problems.values():
+                log.warning("%s: %s", what, problem)
+            good |= answers.good
+            problems |= answers.problems
+            waiting = [n for n in answers.problems if n not in answers.silent]
+            if not waiting:
+                break
+        return good, {n: why for n, why in problems.items() if n not in good}
 
     def _say_who_is_awaited(self, nodes: Iterable[int], seconds: float) -> None:
         self.notify(EventKind.WAITING, clients=self._names(nodes), seconds=seconds)
+        if seconds >= LOGGED_WAIT:
+            log.warning("waiting for %s for %s", self._list(nodes), duration(seconds))
 
     def _clients(self) -> dict[int, int]:
         """Return the client that each node is, as far as known."""
@@ -241,6 +319,14 @@ class Clients:
     def _name(self, node: int) -> str:
         client = self._clients().get(node)
         return f"SuperNode {node}" if client is None else f"client {client}"
+
+    def _list(self, nodes: Iterable[int]) -> str:
+        return ", ".join(self._name(node) for node in self._ordered(nodes))
+
+    def _ordered(self, nodes: Iterable[int]) -> list[int]:
+        """Return nodes in the order of the clients."""
+        clients = self._clients()
+        return sorted(nodes, key=lambda node: clients.get(node, node))
 
     def _names(self, nodes: Iterable[int]) -> list[int]:
         """Return the clients that some nodes are, ascending; the unknown left out."""
@@ -263,30 +349,22 @@ class Clients:
         return nodes
 
 
-def _problem(reply: Message, check: Check, client: int) -> str | None:
-    """Return in one line what is wrong with a reply, None if nothing is."""
-    if reply.has_error():
-        return _first_line(reply.error.reason)
-    try:
-        check(reply.content, client)
-    except ValueError as error:
-        return _one_line(str(error))
-    except Exception as error:  # the content is the client's, and so is any way to fail
-        return f"its reply cannot be read ({type(error).__name__})"
-    return None
+def _no_quorum(
+    federation: FederationConfig,
+    what: str,
+    answered: int,
+    asked: int,
+    problems: Mapping[int, str],
+) -> str:
+    reasons = [*problems.values()] or ["the other clients have no label"]
+    return (
+        f"{what}: {answered} of {asked} clients answered well, but "
+        f"`federation.quorum` = {federation.quorum:g} with {federation.strategy} "
+        f"needs {quorum(federation, asked)}, also after {federation.round_retries} "
+        f"repetitions (`federation.round-retries`); {'; '.join(reasons)}."
+    )
 
 
 def _size(content: RecordDict) -> int:
     """Return the bytes of the arrays; all else together is less than a kilobyte."""
     return sum(record.count_bytes() for record in content.array_records.values())
-
-
-def _first_line(text: str | None) -> str:
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return _one_line(lines[0]) if lines else "failed without a reason"
-
-
-def _one_line(text: str) -> str:
-    """Return what a client wrote, or brought about, as one line of bearable length."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"

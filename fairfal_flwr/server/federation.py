@@ -5,27 +5,33 @@ campaign a round is weights in, weights out.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from math import hypot
 from typing import Any, cast
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
 
 from fairfal_flwr.config import RunConfig, TrainConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
+    ARRAYS,
+    VARIATE,
     EvaluateReply,
     EvaluateRequest,
     TrainRequest,
     Weights,
     unpack_weights,
 )
-from fairfal_flwr.server.clients import Check, Clients
+from fairfal_flwr.server.clients import Clients, Judge
+from fairfal_flwr.server.norms import excess, norm
 from fairfal_flwr.server.privacy import (
     adds_noise,
+    clipping_norm,
     expect_replies,
     keep_variances_positive,
     load_wrapper_memory,
@@ -36,12 +42,25 @@ from fairfal_flwr.server.privacy import (
     weigh_equally,
     wrapper_memory,
 )
-from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
+from fairfal_flwr.server.replies import (
+    Check,
+    check_evaluate_reply,
+    check_train_reply,
+)
 from fairfal_flwr.server.sampling import draw_clients, grid_of
 from fairfal_flwr.server.state import CampaignState
 from fairfal_flwr.server.strategies import make_strategy
 
 __all__ = ["Federation", "TrainedRound", "learning_rate"]
+
+EXPLOSION = 1e3  # times the model's own norm; no honest mean moves so far
+
+# What a reply moves, each judged beside the same of the other replies.
+PARTS = {
+    "parameters": "update",
+    "buffers": "change of BatchNorm's statistics",
+    "variate": "change of the control variate",
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,9 @@ class Federation:
         self.num_classes = num_classes
         self._entry = AGGREGATIONS[config.federation.strategy]
         self._strategy = make_private(self._fresh_strategy(), config)
+        self._moved: dict[
+            int, dict[str, float]
+        ] = {}  # this round: node -> part -> norm
 
     def restart(self) -> None:
         """Forget what belongs to a model that is given up.
@@ -164,10 +186,15 @@ class Federation:
         messages = self._strategy.configure_train(
             server_round, arrays, scalars, grid_of(nodes)
         )
-        what = f"Cycle {state.cycle}, round {number}"
-        replies = self.clients.ask_quorum(messages, self._check(arrays, state), what)
+        replies = self.clients.ask_quorum(
+            messages,
+            self._check(arrays, state),
+            f"Cycle {state.cycle}, round {number}",
+            self._judge(arrays),
+        )
         aggregate, loss = self._aggregate(server_round, replies)
-        return TrainedRound(self._accept(aggregate, state.weights), len(replies), loss)
+        weights = self._accept(aggregate, state.weights)
+        return TrainedRound(weights, len(replies), loss)
 
     def evaluate(self, campaign: str, state: CampaignState) -> list[EvaluateReply]:
         """Return what some clients find on their own test shards; often none is asked.
@@ -210,12 +237,69 @@ class Federation:
             check_train_reply(
                 content,
                 sent,
-                state.samples[client],
+                state.most_labels[client],
                 variate=trained if self._entry.has_variates else (),
                 norm_bit=self.config.privacy.mechanism == "client-adaptive",
             )
 
         return check
+
+    def _judge(self, sent: ArrayRecord) -> Judge:
+        """Return what finds the replies that moved the weights suspiciously far.
+
+        Which replies count must not depend on the others' data where noise is to hide
+        each of them, so a mechanism with noise on the server is judged by its own norm:
+        the server clips to it, or each client had to.
+        """
+        old = {name: array.numpy() for name, array in sent.items()}
+        self._moved = {}
+        most = self.config.federation.max_update_norm
+        adds_server_noise = adds_noise(self.config.privacy)
+
+        def judge(replies: Mapping[int, Message]) -> dict[int, str]:
+            for node in replies.keys() - self._moved.keys():
+                self._moved[node] = self._moves(old, replies[node].content)
+            if adds_server_noise:
+                return self._unclipped()
+            return self._excessive(most) if most else {}
+
+        return judge
+
+    def _moves(
+        self, old: Mapping[str, NDArray[Any]], content: RecordDict
+    ) -> dict[str, float]:
+        """Return the norm of what a reply adds to the weights sent, part by part."""
+        new = {n: a.numpy() for n, a in content.array_records[ARRAYS].items()}
+        variate = content.array_records.get(VARIATE, ArrayRecord())
+        return {
+            "parameters": norm(new[n] - old[n] for n in new if n not in self.buffers),
+            "buffers": norm(new[n] - old[n] for n in new if n in self.buffers),
+            "variate": norm(array.numpy() for array in variate.values()),
+        }
+
+    def _excessive(self, most: float) -> dict[int, str]:
+        found = {}
+        for part, words in PARTS.items():
+            norms = {node: moved[part] for node, moved in self._moved.items()}
+            for node, times in excess(norms, most).items():
+                found[node] = (
+                    f"the norm of its {words} is {times:.3g} times the median of this "
+                    f"round; allowed: {most:g} (`federation.max-update-norm`)"
+                )
+        return found
+
+    def _unclipped(self) -> dict[int, str]:
+        """Return whose update was to be clipped by the client, and was not."""
+        if not self.config.privacy.mechanism.startswith("client-"):
+            return {}
+        most = clipping_norm(self._strategy)
+        totals = {n: hypot(*moved.values()) for n, moved in self._moved.items()}
+        return {
+            node: f"the norm of its update is {total:.3g}; allowed: {most:.3g}, to "
+            "which it had to be clipped"
+            for node, total in totals.items()
+            if total > most * 1.001  # it is computed in single precision
+        }
 
     def _aggregate(
         self, server_round: int, replies: Iterable[Message]
@@ -235,7 +319,7 @@ class Federation:
         Raises
         ------
         UserError
-            If it is not finite: the strategy's steps were too large.
+            If it is not finite or so far from the last that it cannot be a model.
         """
         new = {
             name: value.to(last[name].dtype)
@@ -245,12 +329,30 @@ class Federation:
             new = keep_variances_positive(new, last)
         for name, value in new.items():
             if not value.isfinite().all():
-                raise UserError(
-                    f"The aggregate of {self.config.federation.strategy} holds NaN or "
-                    f"Inf in {name}; lower the learning rates under `federation` or "
-                    "`train.lr`."
-                )
+                raise UserError(self._refused(f"holds NaN or Inf in {name}"))
+        trained = [name for name in new if name not in self.buffers]
+        moved = norm((new[n] - last[n]).numpy() for n in trained)
+        own = max(1.0, norm(last[n].numpy() for n in trained))
+        if self.config.privacy.mechanism == "none" and moved > EXPLOSION * own:
+            raise UserError(
+                self._refused(f"moved {moved / own:.1e} times its own norm")
+            )
         return last | new
+
+    def _refused(self, why: str) -> str:
+        """Say that the aggregate is not taken, and who moved it most."""
+        norms = {node: moved["parameters"] for node, moved in self._moved.items()}
+        first = sorted(norms, key=lambda node: -norms[node])[:3]
+        largest = ", ".join(
+            f"client {self.clients.client_of(node)} ({norms[node]:.3g})"
+            for node in first
+        )
+        return (
+            f"The aggregate of {self.config.federation.strategy} {why}; the model of "
+            f"the round before is kept. The largest updates, by norm: {largest}. Lower "
+            "the learning rates under `federation` or `train.lr`, or drop what is too "
+            "large by `federation.max-update-norm`."
+        )
 
 
 def learning_rate(train: TrainConfig, round_index: int, num_rounds: int) -> float:

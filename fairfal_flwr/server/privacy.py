@@ -34,6 +34,7 @@ from fairfal_flwr.server.sampling import round_size
 __all__ = [
     "EQUAL_WEIGHT",
     "adds_noise",
+    "clipping_norm",
     "expect_replies",
     "keep_variances_positive",
     "load_wrapper_memory",
@@ -130,6 +131,12 @@ def load_wrapper_memory(strategy: Strategy, state: dict[str, Any]) -> None:
     elif "accountant" in state and isinstance(strategy, FixedClipping):
         assert isinstance(strategy.accountant, RdpAccountant)
         strategy.accountant.load_state_dict(state["accountant"])
+
+
+def clipping_norm(strategy: Strategy) -> float:
+    """Return the norm to which the updates of this round are clipped."""
+    assert isinstance(strategy, Wrapper)
+    return strategy.clipping_norm
 
 
 def expect_replies(strategy: Strategy, number: int) -> None:

@@ -22,7 +22,10 @@ class CampaignState:
     round : int
         Rounds of the cycle that are done.
     samples, labels : Mapping[int, int]
-        Images and labels by client.
+        Images and labels by client, each as it last said.
+    most_labels : Mapping[int, int]
+        Labels that a client can have: those it said, or where it was left out of
+        queries since then, with a budget for each of them.
     weights : Weights
         The global model: the last aggregate, or what the cycle starts from.
     strategy_rounds : int
@@ -40,6 +43,7 @@ class CampaignState:
     round: int = 0
     samples: Mapping[int, int] = field(default_factory=dict)
     labels: Mapping[int, int] = field(default_factory=dict)
+    most_labels: Mapping[int, int] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
     strategy_rounds: int = 0
     mean_imbalance: float | None = None

@@ -173,9 +173,9 @@ def test_a_stop_in_the_first_round_still_leaves_a_summary(tmp_path):
 
 def test_diverging_clients_are_named(tmp_path):
     campaign = campaign_of(
-        tmp_path, "a", app, **{"train.lr": 1e30, "federation.round-retries": 0}
+        tmp_path, "a", app, **{"train.lr": 1e38, "federation.round-retries": 0}
     )
-    with pytest.raises(UserError, match=r"client 0: its \S+ (holds NaN|is (nan|inf))"):
+    with pytest.raises(UserError, match=r"client 0(: its \S+ (holds|is) | \(\S+\))"):
         campaign.run()
 
 
