@@ -52,6 +52,18 @@ class CampaignConfig(Section):
         description="Test the global model every so many rounds, and always after "
         "the last round of a cycle.",
     )
+    checkpoint_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="Write a checkpoint after a round at most once in so many seconds, "
+        "and always at the beginning and the end of a cycle.",
+    )
+    resume: str = Field(
+        "",
+        description="Folder of a run to go on with from its last checkpoint, or its "
+        "name in `output-dir`; all else is as in its config.toml "
+        "(`fairfal run --resume` does all of it).",
+    )
 
     def labels_per_cycle(self, num_samples: int) -> int:
         """Return how many of its images a client labels in a cycle, at least 1.

@@ -126,7 +126,7 @@ class FederationConfig(Section):
         "answers badly.",
     )
     max_update_norm: float = Field(
-        10.0,
+        100.0,
         ge=0,
         description="A reply whose update has more than so many times the median norm "
         "of the round is dropped; 0 drops none. Three replies are needed to tell.",

@@ -199,9 +199,7 @@ def test_rows_that_are_missing_are_named_and_nothing_is_changed(tmp_path):
     os.truncate(path, head)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     values = small(tmp_path, "a", **{"campaign.num-cycles": 3})
-    with pytest.raises(
-        UserError, match=rf"rounds\.csv has {head} bytes and had \d+ at"
-    ):
+    with pytest.raises(UserError, match=rf"rounds\.csv has {head} bytes and had "):
         resumed(values, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 

@@ -12,7 +12,8 @@ from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import ImbalanceReply, SelectReply, StatusReply
-from fairfal_flwr.server.campaign import Campaign, _global_queries
+from fairfal_flwr.server.campaign import Campaign
+from fairfal_flwr.server.counts import global_queries
 from fairfal_flwr.server.replies import (
     check_imbalance_reply,
     check_select_reply,
@@ -153,4 +154,4 @@ def test_who_asked_by_the_global_model_is_counted_where_there_is_a_choice(
         client: replace(good, global_query=choice)
         for client, choice in enumerate(choices)
     }
-    assert _global_queries(replies) == number
+    assert global_queries(replies) == number
