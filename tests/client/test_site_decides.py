@@ -27,7 +27,8 @@ def site(tmp_path, monkeypatch):
     policy.write_text(f'state-roots = ["{tmp_path}"]\n')
 
     def ask(kind, content, **changes):
-        grid = InProcessGrid(small(tmp_path, "state", **changes), 3)
+        config = small(tmp_path, "state", **changes)
+        grid = InProcessGrid(config, config["num-clients"])
         grid.contexts[FIRST_NODE_ID].node_config["policy"] = str(policy)
         request = Message(content, dst_node_id=FIRST_NODE_ID, message_type=kind)
         grid.push_messages([request])
@@ -134,6 +135,29 @@ def test_a_refusal_names_the_rule_and_nothing_of_the_host(site, tmp_path):
     assert "`data-roots`" in line
     assert "Mary" not in line
     assert str(tmp_path) not in line
+
+
+def test_the_ledger_says_which_cycle_is_next(site):
+    site.policy.write_text('state-roots = ["/"]\nmissed-cycles = 0\n')
+    many = {"campaign.num-cycles": 5}
+    assert not site("query.select", select(), **many).has_error()
+    assert "`missed-cycles`" in said(site("query.select", select(cycle=3), **many))
+    for cycle in (1, 2, 1, 3):
+        assert not site("query.select", select(cycle=cycle), **many).has_error()
+
+
+def test_another_campaign_gets_no_more_labels(site):
+    """A client labels 7 images in a cycle, a twentieth of its own."""
+    site.policy.write_text('state-roots = ["/"]\nlabels = 15\nlabels-per-cycle = 7\n')
+    for _ in range(2):
+        for cycle in (1, 2):
+            reply = site("query.select", select(cycle=cycle), **{"num-clients": 5})
+            assert reply.content["metrics"]["num-selected"] == 7
+    refused = site("query.select", select(campaign="d"), **{"num-clients": 5})
+    assert "`labels`" in said(refused)
+    more = {"campaign.budget": 0.06, "num-clients": 5}
+    refused = site("query.select", select(campaign="d"), **more)
+    assert "`labels-per-cycle`" in said(refused)
 
 
 def test_what_is_allowed_is_done(site):
