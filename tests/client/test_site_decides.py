@@ -6,13 +6,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from grid import FIRST_NODE_ID, InProcessGrid, small
 from image_files import write_tree
 
 from fairfal_flwr import messages
+from fairfal_flwr.client.mods import with_privacy
 from fairfal_flwr.client.node import explain
 from fairfal_flwr.client.participant import Participant, find_participant
+from fairfal_flwr.client.site_book import SiteBook
+from fairfal_flwr.config import PrivacyConfig
 from fairfal_flwr.errors import RefusalError, UserError
 from fairfal_flwr.messages import pack_weights
 from fairfal_flwr.models.architecture import Architecture
@@ -168,6 +172,12 @@ def test_what_is_allowed_is_done(site):
 # Errors
 
 
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
 @pytest.fixture
 def log(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fairfal"), "propagate", True)
@@ -274,6 +284,33 @@ def test_the_same_train_request_has_the_same_bytes_of_noise(site):
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     other = weights(site("train", train(**{"server-round": 1}), **LOCAL))
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_same_update_hides_in_other_noise_for_another_request(tmp_path):
+    """Else equal noise would tell that the update was equal too."""
+    privacy = PrivacyConfig(mechanism="local")
+    book = SiteBook(tmp_path / "site.sqlite", 0)
+
+    def trained(message, _):
+        sent = message.content["arrays"].to_torch_state_dict()
+        content = RecordDict({"metrics": MetricRecord({"loss": 0.0})})
+        content["arrays"] = pack_weights({"w": sent["w"] + 0.25})
+        return Message(content, reply_to=message)
+
+    def noise(value, **changes):
+        content = words(
+            **{"campaign": "c", "cycle": 1, "round": 1, "lr": 1.0} | changes
+        )
+        content["arrays"] = pack_weights({"w": torch.full((9,), value)})
+        request = Message(content, dst_node_id=1, message_type="train")
+        request.metadata.__dict__["_message_id"] = "1"
+        reply = with_privacy(trained, privacy, book, None)(request, None)
+        return tuple((weights(reply)[0] - value - 0.25).round(3).tolist())
+
+    asked = [(0.0, {}), (1.0, {}), (0.0, {"round": 2}), (0.0, {"campaign": "d"})]
+    drawn = [noise(value, **changes) for value, changes in asked]
+    assert len(set(drawn)) == 4
+    assert [noise(value, **changes) for value, changes in asked] == drawn
 
 
 def test_slightly_different_requests_are_counted(site):
