@@ -2,7 +2,7 @@
 
 import logging
 
-__all__ = ["UserError", "hide_traceback_of_user_errors"]
+__all__ = ["RefusalError", "UserError", "hide_traceback_of_user_errors"]
 
 
 class UserError(Exception):
@@ -10,6 +10,14 @@ class UserError(Exception):
 
     The message is one line that names the key or file, what was found and what is
     allowed. It is raised before anything is written or sent.
+    """
+
+
+class RefusalError(UserError):
+    """What a client does not do because of its site's policy, or as it makes no sense.
+
+    The server may read its line: it names the rule and what the server itself said,
+    and holds nothing about the host.
     """
 
 

@@ -5,7 +5,8 @@ replies carry weights, counts, losses, timings and the imbalance γ_k. No reply 
 field for an image, a feature, a label or a sample's identity.
 """
 
-from collections.abc import Callable
+import math
+import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -19,8 +20,6 @@ from flwr.app import (
 )
 from flwr.common.constant import ErrorCode
 from torch import Tensor, nn
-
-from fairfal_flwr.errors import UserError
 
 __all__ = [
     "EvaluateReply",
@@ -144,15 +143,39 @@ def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
+# A campaign's name is the name of a folder, on every client.
+CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
 @dataclass(frozen=True)
 class Request(_Payload):
-    """From the server; names the campaign that the client's ledger belongs to."""
+    """From the server; names the campaign that the client's ledger belongs to.
+
+    Raises
+    ------
+    ValueError
+        If a field is not what it should be; the sentence holds the server's words only.
+    """
 
     record_name = CONFIG
     record_type = ConfigRecord
     message_type: ClassVar[str]
 
     campaign: str
+
+    def __post_init__(self) -> None:
+        name = self.campaign
+        if not (isinstance(name, str) and CAMPAIGN_NAME.fullmatch(name)):
+            raise ValueError(
+                f"the campaign is {name!r:.100}; allowed: at most 200 letters, digits "
+                "and `._-`, the first of them no dot"
+            )
+        for field in fields(self):
+            _check_number(field.name, field.type, getattr(self, field.name))
+
+
+# The smallest that a number of a request may be.
+LEAST = {"cycle": 1, "round": 1, "server_round": 0, "lr": 0, "proximal_mu": 0}
 
 
 @dataclass(frozen=True)
@@ -299,6 +322,12 @@ class SelectRequest(Request):
     global_imbalance: float | None = None
     weights: Weights | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        gamma = self.global_imbalance
+        if gamma is not None and not (isinstance(gamma, float) and 0 <= gamma <= 1):
+            raise ValueError(f"the global-imbalance is {gamma!r}; allowed: 0 to 1")
+
 
 @dataclass(frozen=True)
 class SelectReply(Reply):
@@ -318,15 +347,23 @@ class SelectReply(Reply):
     selection_seconds: float
 
 
-def answer(message: Message, handle: Callable[[RecordDict], Reply]) -> Message:
-    """Reply to a message; a user's mistake becomes an error reply of one line."""
-    try:
-        return Message(handle(message.content).to_content(), reply_to=message)
-    except UserError as error:
-        return refuse(message, error)
+def answer(message: Message, reply: Reply) -> Message:
+    """Reply to a message."""
+    return Message(reply.to_content(), reply_to=message)
 
 
-def refuse(message: Message, error: UserError) -> Message:
-    """Reply to a message with a user's mistake."""
-    reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
-    return Message(reason, reply_to=message)
+def refuse(message: Message, reason: str) -> Message:
+    """Reply to a message with what went wrong, in one line."""
+    error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    return Message(error, reply_to=message)
+
+
+def _check_number(name: str, kind: object, value: object) -> None:
+    """Raise a ValueError for a number that is none, too small or not finite."""
+    if kind not in (int, float):
+        return
+    least = LEAST[name]
+    kinds = (int,) if kind is int else (int, float)
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits or not math.isfinite(value) or value < least:  # type: ignore[arg-type, operator]
+        raise ValueError(f"the {_key(name)} is {value!r:.100}; allowed: >= {least}")

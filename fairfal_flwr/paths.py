@@ -5,7 +5,7 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["home", "output_root", "state_root"]
+__all__ = ["home", "output_root", "site_book", "state_root"]
 
 
 def home() -> Path:
@@ -22,3 +22,8 @@ def output_root(output_dir: str) -> Path:
 def state_root(state_dir: str) -> Path:
     """Return the absolute folder that holds one folder of ledgers per campaign."""
     return (Path(state_dir) if state_dir else home() / "state").expanduser().absolute()
+
+
+def site_book() -> Path:
+    """Return the file of what a site counts over all runs; no run says where it is."""
+    return home().expanduser().absolute() / "site.sqlite"

@@ -10,8 +10,8 @@ import inspect
 import logging
 import random
 import re
+from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,11 +38,14 @@ from flwr.serverapp.strategy import (
 )
 from flwr.serverapp.strategy.dp_adaptive_clipping import DifferentialPrivacyAdaptiveBase
 from flwr.supercore import log
-from flwr.supercore import privacy_accounting as accounting
-from flwr.supercore.differential_privacy import KEY_NORM_BIT
-from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+from flwr.supercore.differential_privacy import (
+    KEY_CLIPPING_NORM,
+    KEY_NORM_BIT,
+    compute_adaptive_clip_model_update,
+)
 from flwr.supercore.task_identity import TaskIdentity
 
+from fairfal_flwr.client import mods
 from fairfal_flwr.command import launch
 from fairfal_flwr.server.replies import NORM_BIT
 
@@ -145,48 +148,40 @@ def test_a_wrapper_keeps_what_is_replaced_and_read(wrapper):
     assert (kept["num_sampled_clients"], kept["clipping_norm"]) == (7, 0.25)
 
 
-def test_the_insides_have_the_accounting_that_is_public():
-    """`server/privacy.py` imports from `flwr.supercore` what `flwr.serverapp` has."""
-    for name in ("NeighboringRelation", "PrivacyAccountant", "SamplingMethod"):
-        assert getattr(accounting, name) is getattr(flwr.serverapp, name)
-    assert accounting.PrivacyConfig is flwr.serverapp.PrivacyConfig
-    assert "RdpAccountant" in flwr.serverapp.__all__
-
-
-def test_an_accountant_takes_and_reports_what_we_give_and_read():
-    """`_accountant` builds one, `privacy_report` reads what it says was spent."""
-    assert next(iter(inspect.signature(RdpAccountant).parameters)) == "config"
-    assert "accountant" in inspect.signature(FIXED[0]).parameters
-    accounting.PrivacyConfig(
-        target_delta=1e-5,
-        population_size=3,
-        neighboring_relation=accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        sampling_method=accounting.SamplingMethod.NO_AMPLIFICATION,
+@pytest.mark.parametrize("norm", [0.5, 500.0])
+def test_the_clients_clip_as_flowers_mods_do(norm):
+    """`client/mods.py` is in their place, so its bits are theirs."""
+    draw = np.random.default_rng(0).standard_normal
+    sent, trained = (
+        [draw(shape).astype(np.float32) for shape in ((40, 30), (7,))] for _ in range(2)
     )
-    spent = set(inspect.signature(accounting.PrivacySpent).parameters)
-    assert {"epsilon", "delta", "num_releases", "accounting_method"} <= spent
-    assert all(hasattr(wrapper, "privacy_spent") for wrapper in FIXED)
-    assert not any(hasattr(wrapper, "privacy_spent") for wrapper in ADAPTIVE)
+    update, is_longer = mods.clip(trained, sent, norm)
+    theirs = list(trained)
+    assert compute_adaptive_clip_model_update(theirs, sent, norm) == is_longer
+    for old, change, their in zip(sent, update, theirs, strict=True):
+        assert np.array_equal(old + change, their)
+    assert (mods.NORM, mods.NORM_BIT) == (KEY_CLIPPING_NORM, KEY_NORM_BIT)
 
 
-def test_an_accountant_can_be_written_down():
-    """`wrapper_memory` and `load_wrapper_memory` do that."""
-    assert {"state_dict", "load_state_dict"} <= set(dir(RdpAccountant))
-
-
-@pytest.mark.skipif(
-    find_spec("dp_accounting") is not None, reason="the accountant's package is there"
-)
-def test_an_accountant_without_its_package_is_an_import_error():
-    """`_accountant` catches ImportError, and the report says what to install."""
-    config = accounting.PrivacyConfig(
-        1e-5,
-        3,
-        accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        accounting.SamplingMethod.NO_AMPLIFICATION,
-    )
-    with pytest.raises(ImportError):
-        RdpAccountant(config)
+@pytest.mark.parametrize("wrapper", [ADAPTIVE[0], FIXED[0]])
+def test_a_zero_update_still_ends_a_wrapper_that_clips(wrapper):
+    """`_norm` gives both a number of NumPy's, by which this is no exception."""
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    for norm in (0.25, np.float64(0.25)):
+        strategy = (
+            wrapper(FedAvg(), 0.0, 2, norm, clipped_count_stddev=0.0)
+            if wrapper in ADAPTIVE
+            else wrapper(FedAvg(), 0.0, norm, 2)
+        )
+        strategy.configure_train(1, arrays, ConfigRecord(), nodes(2))
+        replies = [reply_to(message(), 0.0, 0) for _ in range(2)]
+        expected = (
+            nullcontext()
+            if isinstance(norm, np.float64)
+            else pytest.raises(ZeroDivisionError)
+        )
+        with np.errstate(divide="ignore"), expected:
+            strategy.aggregate_train(1, replies)
 
 
 def test_noise_comes_from_numpys_global_generator():

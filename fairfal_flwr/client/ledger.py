@@ -247,6 +247,13 @@ class Ledger:
         with self._transaction() as db:
             return self._knows(db, cycle)
 
+    def last_cycle(self) -> int:
+        """Return the last cycle whose selection is recorded; 0 without any."""
+        with self._transaction() as db:
+            query = "SELECT coalesce(max(cycle), 0) FROM selection"
+            (cycle,) = db.execute(query).fetchone()
+        return int(cycle)
+
     def selection(self, cycle: int) -> SampleIds:
         """Return the samples asked for in a cycle, in the order of preference."""
         return self._ids(

@@ -1,18 +1,45 @@
 """From a Flower message and context to the participant that answers it."""
 
+import logging
 from collections.abc import Callable, Mapping
+from secrets import token_hex
+from traceback import walk_tb
 from typing import Any, TypeVar
 
+import torch
 from flwr.app import Context, Message, RecordDict
 
 from fairfal_flwr.client.mods import with_privacy
 from fairfal_flwr.client.participant import Participant, find_participant
+from fairfal_flwr.client.policy import Policy, default_policy, find_policy
+from fairfal_flwr.client.site_book import SiteBook
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.console import show_log
-from fairfal_flwr.errors import UserError
-from fairfal_flwr.messages import Reply, Request, TrainRequest, answer, refuse
+from fairfal_flwr.errors import RefusalError, UserError
+from fairfal_flwr.messages import (
+    Reply,
+    Request,
+    SelectRequest,
+    TrainRequest,
+    answer,
+    refuse,
+)
+from fairfal_flwr.paths import site_book
 
-__all__ = ["client_index", "serve"]
+__all__ = ["client_index", "explain", "serve"]
+
+log = logging.getLogger("fairfal.client")
+
+# What an error is about, by the beginning of the module that raised it.
+ROOMS = {
+    "client.ledger": "ledger",
+    "client.policy": "policy",
+    "client.site_book": "ledger",
+    "client.round_files": "ledger",
+    "data": "data",
+    "device": "device",
+    "models": "data",
+}
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -34,24 +61,94 @@ def serve(
     handle : callable
         The method of `Participant` that answers it.
     """
+    show_log()
+    policy = default_policy()
     try:
-        config = RunConfig.from_flat(context.run_config)
-    except UserError as error:
-        return refuse(message, error)
+        policy = find_policy(context.node_config)
+        return _answer(message, context, request_type, handle, policy)
+    except Exception as error:  # whatever it is, the server must not learn of the host
+        return refuse(message, explain(error, full=policy.errors == "full"))
 
-    def respond(content: RecordDict) -> Reply:
-        request = request_type.from_content(content)
-        index = client_index(context.node_config, config.num_clients)
-        data_path = str(context.node_config.get("data-path", ""))
-        participant = find_participant(config, index, request.campaign, data_path)
-        return handle(participant, request)
+
+def _answer(
+    message: Message,
+    context: Context,
+    request_type: type[RequestT],
+    handle: Callable[[Participant, RequestT], Reply],
+    policy: Policy,
+) -> Message:
+    policy.admit_strategy(context.run_config)
+    config = RunConfig.from_flat(context.run_config)
+    data_path = str(context.node_config.get("data-path", ""))
+    policy.admit_config(config, data_path)
+    index = client_index(context.node_config, config.num_clients)
+    book = SiteBook(site_book(), index)
 
     def app(message: Message, _context: Context) -> Message:
-        return answer(message, respond)
+        request = _read(request_type, message.content)
+        policy.admit_request(request, config)
+        participant = find_participant(config, index, request.campaign, data_path)
+        _admit_cycle(policy, request, participant, book)
+        return answer(message, handle(participant, request))
 
-    show_log()
-    protects = request_type is TrainRequest
-    return (with_privacy(app, config.privacy) if protects else app)(message, context)
+    if request_type is not TrainRequest:
+        return app(message, context)
+    protected = with_privacy(app, config.privacy, book, policy.noisy_releases)
+    return protected(message, context)
+
+
+def _read(request_type: type[RequestT], content: RecordDict) -> RequestT:
+    try:
+        return request_type.from_content(content)
+    except ValueError as error:
+        raise RefusalError(str(error)) from None
+
+
+def _admit_cycle(
+    policy: Policy, request: Request, participant: Participant, book: SiteBook
+) -> None:
+    """Check what only the client's ledger and images tell."""
+    ledger = participant.ledger
+    policy.admit_cycle(request, ledger)
+    if isinstance(request, SelectRequest) and not ledger.knows_cycle(request.cycle):
+        policy.admit_labels(request, participant.pool.budget, book)
+
+
+def explain(error: Exception, *, full: bool) -> str:
+    """Return what the server is told of an error; the site's log has the rest.
+
+    Parameters
+    ----------
+    error : Exception
+        A `UserError`'s line names files and folders, any other error's may too.
+    full : bool
+        Whether the server may read them.
+    """
+    line = " ".join(str(error).split())
+    if isinstance(error, UserError) and full:
+        return line
+    kind, mark = _category(error), token_hex(3)
+    defect = None if isinstance(error, UserError) else error
+    log.error("%s error %s: %s", kind, mark, line, exc_info=defect)
+    if full:
+        return f"{type(error).__name__}: {line}"
+    told = line if isinstance(error, RefusalError) else "the site's log says what it is"
+    return f"{kind} error {mark}: {told}"
+
+
+def _category(error: Exception) -> str:
+    """Say what an error is about, by the room of the house that raised it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "device"
+    if not isinstance(error, UserError):
+        return "internal"
+    if isinstance(error, RefusalError):
+        return "policy"
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    module = frame.f_globals["__name__"].removeprefix("fairfal_flwr.")
+    return next(
+        (kind for room, kind in ROOMS.items() if module.startswith(room)), "config"
+    )
 
 
 def client_index(node_config: Mapping[str, Any], num_clients: int) -> int:

@@ -5,14 +5,18 @@ is named after all that determines the shard: the configuration and the size and
 every source file. Its manifest is written last and holds a checksum of every array; an
 entry without one, or with another sum, is no entry. What cannot be cached is loaded
 anew: a full disk costs time, never a run.
+
+A tag marks the folder of entries as the cache's own. Where something lies in it without
+that tag, nothing is written and nothing removed: it is somebody else's.
 """
 
 import hashlib
 import json
 import logging
-import shutil
+import re
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,12 @@ log = logging.getLogger("fairfal.data")
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_TAG = "CACHEDIR.TAG"
+_TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# Shards that FairFAL keeps ready; it makes them anew when they are gone.
+"""
+_ENTRY = re.compile("[0-9a-f]{32}")  # what `stamp` returns
+_OWN_FILE = re.compile(r"manifest\.json|\w+\.npy|\.(manifest-\d+\.json|\w+-\d+\.npy)")
 _MEBIBYTE = 1 << 20
 _CHUNK = 64 * _MEBIBYTE
 _DAMAGE = OSError, EOFError, AttributeError, LookupError, TypeError, ValueError
@@ -49,7 +59,7 @@ class ShardCache:
     Attributes
     ----------
     folder : Path
-        Made when it is first written to.
+        Made when it is first written to, and left alone if it is somebody else's.
     limit_mb : int
         Size of all entries in MiB; the oldest go first. 0 keeps none.
     memory_mb : int
@@ -85,13 +95,29 @@ class ShardCache:
             return
         folder = self.folder / key
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not self._claim():
+                log.warning("no shard is cached: %s is somebody else's", self.folder)
+                return
+            folder.mkdir(exist_ok=True)
             self._make_room(folder, size)
             self._write(folder, entry)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             reason = error.strerror or error
             log.warning("the shard is not cached in %s: %s", folder, reason)
+
+    def _claim(self) -> bool:
+        """Mark the folder as this cache's own; False if it is somebody else's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tag = self.folder / _TAG
+        if tag.is_file():
+            return tag.read_bytes() == _TAG_TEXT.encode()
+        beside = (path.name for path in self.folder.iterdir())
+        if any(not re.fullmatch(r"\.CACHEDIR-\d+\.TAG", name) for name in beside):
+            return tag.is_file()  # another process may have claimed it meanwhile
+        with replacing(tag) as path:
+            path.write_text(_TAG_TEXT, encoding="utf-8")
+        return True
 
     def _read(self, path: Path, checksum: int) -> npt.NDArray[Any]:
         big = path.stat().st_size > self.memory_mb * _MEBIBYTE
@@ -117,12 +143,16 @@ class ShardCache:
 
     def _make_room(self, keep: Path, size: int) -> None:
         """Remove the oldest entries until `size` more bytes are within the limit."""
-        others = [path for path in self.folder.iterdir() if path != keep]
+        others = [
+            path
+            for path in self.folder.iterdir()
+            if path != keep and _ENTRY.fullmatch(path.name) and not path.is_symlink()
+        ]
         sizes = {path: _size(path) for path in others}
         for path in sorted(others, key=_age):
             if sum(sizes.values()) + size <= self.limit_mb * _MEBIBYTE:
                 break
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             del sizes[path]
 
 
@@ -152,6 +182,15 @@ def _checksum(array: npt.NDArray[Any]) -> int:
     for start in range(0, len(content), _CHUNK):
         total = zlib.crc32(content[start : start + _CHUNK].data, total)
     return total
+
+
+def _remove(folder: Path) -> None:
+    """Remove an entry, and nothing in it that is not an entry's."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _OWN_FILE.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
 
 
 def _size(folder: Path) -> int:

@@ -3,11 +3,13 @@
 The clients' half is `fairfal_flwr.client.mods`.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
@@ -18,17 +20,11 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.dp_adaptive_clipping import (
     DifferentialPrivacyAdaptiveBase,
 )
-from flwr.supercore.privacy_accounting import (
-    NeighboringRelation,
-    PrivacyAccountant,
-    SamplingMethod,
-)
-from flwr.supercore.privacy_accounting import PrivacyConfig as AccountingConfig
-from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 
 from fairfal_flwr.config import PrivacyConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import METRICS, Weights
+from fairfal_flwr.server.accounting import gaussian_epsilon
 from fairfal_flwr.server.sampling import round_size
 
 __all__ = [
@@ -49,6 +45,20 @@ __all__ = [
 EQUAL_WEIGHT = "equal-weight"
 
 
+class _Counting(Strategy):
+    """Counts the releases: the aggregates that left with noise."""
+
+    releases = 0
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        with np.errstate(divide="ignore"):  # see `_norm`
+            aggregate = super().aggregate_train(server_round, replies)  # type: ignore[safe-super]
+        self.releases += 1
+        return aggregate
+
+
 class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
     """Moves the norm to where the target share of the updates passes unclipped.
 
@@ -62,20 +72,23 @@ class _TowardsQuantile(DifferentialPrivacyAdaptiveBase):
         super()._geometric_update(1 - clipped_fraction)
 
 
+class _ServerFixed(_Counting, DifferentialPrivacyServerSideFixedClipping): ...
+
+
+class _ClientFixed(_Counting, DifferentialPrivacyClientSideFixedClipping): ...
+
+
 class _ServerAdaptive(
-    _TowardsQuantile, DifferentialPrivacyServerSideAdaptiveClipping
+    _Counting, _TowardsQuantile, DifferentialPrivacyServerSideAdaptiveClipping
 ): ...
 
 
 class _ClientAdaptive(
-    _TowardsQuantile, DifferentialPrivacyClientSideAdaptiveClipping
+    _Counting, _TowardsQuantile, DifferentialPrivacyClientSideAdaptiveClipping
 ): ...
 
 
-FixedClipping = (
-    DifferentialPrivacyServerSideFixedClipping
-    | DifferentialPrivacyClientSideFixedClipping
-)
+FixedClipping = _ServerFixed | _ClientFixed
 AdaptiveClipping = _ServerAdaptive | _ClientAdaptive
 Wrapper = FixedClipping | AdaptiveClipping
 
@@ -118,19 +131,20 @@ def unwrapped(strategy: Strategy) -> Strategy:
 
 def wrapper_memory(strategy: Strategy) -> dict[str, Any]:
     """Return what a wrapper remembers, as JSON can hold it; empty without one."""
+    memory: dict[str, Any] = {}
+    if isinstance(strategy, Wrapper):
+        memory["releases"] = strategy.releases
     if isinstance(strategy, AdaptiveClipping):
-        return {"clipping-norm": strategy.clipping_norm}
-    accountant = getattr(strategy, "accountant", None)
-    return {"accountant": accountant.state_dict()} if accountant else {}
+        memory["clipping-norm"] = float(strategy.clipping_norm)
+    return memory
 
 
 def load_wrapper_memory(strategy: Strategy, state: dict[str, Any]) -> None:
     """Let a wrapper go on from what `wrapper_memory` returned."""
+    if isinstance(strategy, Wrapper):
+        strategy.releases = state["releases"]
     if isinstance(strategy, AdaptiveClipping):
-        strategy.clipping_norm = state["clipping-norm"]
-    elif "accountant" in state and isinstance(strategy, FixedClipping):
-        assert isinstance(strategy.accountant, RdpAccountant)
-        strategy.accountant.load_state_dict(state["accountant"])
+        strategy.clipping_norm = type(strategy.clipping_norm)(state["clipping-norm"])
 
 
 def clipping_norm(strategy: Strategy) -> float:
@@ -142,8 +156,9 @@ def clipping_norm(strategy: Strategy) -> float:
 def expect_replies(strategy: Strategy, number: int) -> None:
     """Fit the noise to the number of updates that are averaged.
 
-    The mean of n updates of norm at most S moves by S / n when one of them changes, so
-    the noise must have standard deviation z S / n with the n that were used.
+    The mean of n updates of norm at most S moves by S / n when one of them becomes
+    zero, and by 2 S / n when it becomes any other, so the noise has standard deviation
+    z S / n with the n that were used.
     """
     if isinstance(strategy, Wrapper):
         strategy.num_sampled_clients = number
@@ -172,63 +187,71 @@ def keep_variances_positive(noisy: Weights, last: Weights) -> Weights:
 def privacy_report(strategy: Strategy, config: PrivacyConfig) -> dict[str, Any] | None:
     """Return what summary.json says about privacy; None where none was asked for.
 
-    `epsilon` is the privacy of the whole run by Flower's accountant, None where it
-    has no answer; `accountant` says why.
+    `epsilon` is the privacy of the whole run, exactly, for the `neighbor` that is
+    named; `epsilon_zero_out` for a weaker one. Both are None where they cannot be told;
+    `accounting` says why (docs/privacy.md).
     """
     if config.mechanism == "none":
         return None
     report: dict[str, Any] = {
         "mechanism": config.mechanism,
         "settings": config.arguments,
+        "neighbor": "replace-one",
+        "epsilon": None,
+        "epsilon_zero_out": None,
     }
-    if isinstance(strategy, FixedClipping):
-        spent = strategy.privacy_spent()
-        if spent is None:
-            reason = "none: it needs dp-accounting, pip install 'flwr[dp]'"
-            if not config.noise_multiplier:
-                reason = "none: without noise there is no privacy"
-            return report | {"epsilon": None, "accountant": reason}
-        return report | {
-            "epsilon": spent.epsilon,
-            "delta": spent.delta,
-            "releases": spent.num_releases,
-            "accountant": spent.accounting_method,
-        }
-    reason = "none: Flower accounts for fixed clipping on the server's side only"
-    report |= {"epsilon": None, "accountant": reason}
+    if isinstance(strategy, Wrapper):
+        report["releases"] = strategy.releases
     if isinstance(strategy, AdaptiveClipping):
-        report["clipping_norm"] = strategy.clipping_norm
-    return report
+        report["clipping_norm"] = float(strategy.clipping_norm)
+    if not isinstance(strategy, FixedClipping):
+        reason = "none: the norm adapts"
+        if config.mechanism == "local":
+            reason = "none: each site counts its own releases"
+        return report | {"accounting": reason}
+    if not config.noise_multiplier:
+        return report | {"accounting": "none: without noise there is no privacy"}
+    return report | _spent(config, strategy.releases)
+
+
+def _spent(config: PrivacyConfig, releases: int) -> dict[str, Any]:
+    """Return the privacy of some releases for both neighbors.
+
+    A client's update, of norm at most S, moves the mean by at most 2 S / n where it is
+    replaced by another, and by S / n where it is replaced by zero. The noise is
+    z S / n, and k releases are one whose noise is smaller by the root of k.
+    """
+    zero_out = math.sqrt(releases) / config.noise_multiplier
+    spent = {"epsilon": 2 * zero_out, "epsilon_zero_out": zero_out}
+    return {
+        **{
+            name: gaussian_epsilon(config.delta, ratio) if releases else 0.0
+            for name, ratio in spent.items()
+        },
+        "delta": config.delta,
+        "accounting": "exact: composed Gaussian mechanisms, no amplification",
+    }
 
 
 def _fixed(strategy: Strategy, config: RunConfig, asked: int) -> Strategy:
+    privacy = config.privacy
     wrappers: dict[str, type[FixedClipping]] = {
-        "server-fixed": DifferentialPrivacyServerSideFixedClipping,
-        "client-fixed": DifferentialPrivacyClientSideFixedClipping,
+        "server-fixed": _ServerFixed,
+        "client-fixed": _ClientFixed,
     }
-    return wrappers[config.privacy.mechanism](
-        strategy,
-        config.privacy.noise_multiplier,
-        config.privacy.clipping_norm,
-        asked,
-        accountant=_accountant(config),
+    return wrappers[privacy.mechanism](
+        strategy, privacy.noise_multiplier, _norm(privacy), asked
     )
 
 
-def _accountant(config: RunConfig) -> PrivacyAccountant | None:
-    """Return Flower's accountant; None without noise or without dp-accounting."""
-    if not config.privacy.noise_multiplier:
-        return None
-    accounting = AccountingConfig(
-        target_delta=config.privacy.delta,
-        population_size=config.num_clients,
-        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
-        sampling_method=SamplingMethod.NO_AMPLIFICATION,
-    )
-    try:
-        return RdpAccountant(accounting)
-    except ImportError:
-        return None
+def _norm(privacy: PrivacyConfig) -> float:
+    """Return the clipping norm as Flower can divide it by the norm of an update.
+
+    Where the server clips, an update of exactly zero would end the run with a
+    ZeroDivisionError; a number of NumPy's becomes infinite, so nothing is clipped.
+    """
+    norm = privacy.clipping_norm
+    return np.float64(norm) if privacy.mechanism.startswith("server") else norm
 
 
 def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strategy:
@@ -247,7 +270,7 @@ def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strateg
         strategy,
         privacy.noise_multiplier,
         asked,
-        initial_clipping_norm=privacy.clipping_norm,
+        initial_clipping_norm=_norm(privacy),
         target_clipped_quantile=privacy.target_clipped_quantile,
         clip_norm_lr=privacy.clip_norm_lr,
         clipped_count_stddev=privacy.clipped_count_stddev or None,

@@ -72,7 +72,7 @@ def forbid_making(monkeypatch):
 
 
 def entries(tmp_path):
-    return sorted((tmp_path / "shards").iterdir())
+    return sorted(path for path in (tmp_path / "shards").iterdir() if path.is_dir())
 
 
 def test_a_second_process_reads_the_same_shard_from_the_cache(tmp_path, forbid_making):
@@ -102,8 +102,8 @@ def test_a_shard_above_the_limit_is_mapped_and_the_file_cannot_change(
 @pytest.mark.parametrize(("memory_mb", "mapped"), [(0, True), (1, False)])
 def test_arrays_above_the_limit_stay_on_disk(tmp_path, memory_mb, mapped):
     cache = ShardCache(tmp_path, limit_mb=1, memory_mb=memory_mb)
-    cache.save("a", entry(100))
-    assert isinstance(cache.load("a").arrays["images"], np.memmap) == mapped
+    cache.save("a" * 32, entry(100))
+    assert isinstance(cache.load("a" * 32).arrays["images"], np.memmap) == mapped
 
 
 @pytest.mark.parametrize(
@@ -254,16 +254,64 @@ def entry(size: int) -> Entry:
 
 
 def test_the_oldest_entries_make_room(tmp_path):
-    cache = ShardCache(tmp_path, limit_mb=1, memory_mb=1)
-    for number, key in enumerate("abc"):
-        cache.save(key, entry(400_000))
-        manifest = tmp_path / key / "manifest.json"
+    fill(tmp_path / "shards", "abc")
+    assert [path.name for path in entries(tmp_path)] == ["b" * 32, "c" * 32]
+    cache = ShardCache(tmp_path / "shards", limit_mb=1, memory_mb=1)
+    cache.save("d" * 32, entry(1 << 21))
+    assert cache.load("d" * 32) is None
+    assert cache.load("c" * 32) is not None
+
+
+def fill(folder, letters):
+    """Save an entry for each letter, of which two have room; the first is oldest."""
+    cache = ShardCache(folder, limit_mb=1, memory_mb=1)
+    for number, letter in enumerate(letters):
+        cache.save(letter * 32, entry(400_000))
+        manifest = folder / (letter * 32) / "manifest.json"
         if manifest.exists():
             os.utime(manifest, (number, number))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
-    cache.save("d", entry(1 << 21))
-    assert cache.load("d") is None
-    assert cache.load("c") is not None
+
+
+def write_files(folder):
+    """Make five files of somebody else's, larger than the cache may be."""
+    for name in ("a.npy", "manifest.json", "b/manifest.json", "c" * 32, "d/e/f.npy"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(1 << 19))
+    return contents(folder)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_somebody_elses_is_left_as_it_is(tmp_path, caplog):
+    before = write_files(tmp_path / "shards")
+    with caplog.at_level(logging.WARNING, "fairfal.data"):
+        fill(tmp_path / "shards", "abc")
+    assert contents(tmp_path / "shards") == before
+    assert len(before) == 5
+    assert "somebody else's" in caplog.text
+
+
+def test_a_folder_with_another_programs_tag_is_left_as_it_is(tmp_path):
+    (tmp_path / "CACHEDIR.TAG").write_text(
+        "Signature: 8a477f597d28d172789f06886806bc55"
+    )
+    fill(tmp_path, "abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["CACHEDIR.TAG"]
+
+
+def test_what_others_put_beside_the_entries_stays(tmp_path):
+    fill(tmp_path / "shards", "a")
+    foreign = write_files(tmp_path / "shards" / "notes")
+    inside = tmp_path / "shards" / ("a" * 32) / "read-me.txt"
+    inside.write_text("mine")
+    elsewhere = write_files(tmp_path / "elsewhere")
+    (tmp_path / "shards" / ("0" * 32)).symlink_to(tmp_path / "elsewhere")
+    fill(tmp_path / "shards", "bcde")
+    assert contents(tmp_path / "shards" / "notes") == foreign
+    assert contents(tmp_path / "elsewhere") == elsewhere
+    assert contents(inside.parent) == {inside: b"mine"}
 
 
 def test_a_node_s_own_images_depend_on_no_deal(tmp_path, forbid_making):

@@ -95,7 +95,7 @@ class Problem:
         for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
             message.metadata.__dict__["_message_id"] = str(uuid4())
             node = message.metadata.dst_node_id
-            reply = answer(message, self.clients[node].train)
+            reply = answer(message, self.clients[node].train(message.content))
             reply.metadata.__dict__["_src_node_id"] = node
             if node not in lost:
                 replies.append(reply)
