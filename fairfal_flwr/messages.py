@@ -7,7 +7,7 @@ field for an image, a feature, a label or a sample's identity.
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from flwr.app import (
@@ -36,6 +36,7 @@ __all__ = [
     "TrainRequest",
     "Weights",
     "answer",
+    "is_head",
     "load_weights",
     "pack_weights",
     "refuse",
@@ -93,10 +94,10 @@ class _Payload:
         """Return the records to send; a field that is None is left out."""
         scalars = self.record_type(self._scalars())
         content = RecordDict({self.record_name: scalars})
-        for field, name in ARRAY_RECORDS.items():
-            weights = getattr(self, field, None)
+        for name, record in ARRAY_RECORDS.items():
+            weights = getattr(self, name, None)
             if weights is not None:
-                content[name] = pack_weights(weights)
+                content[record] = pack_weights(weights)
         return content
 
     @classmethod
@@ -112,13 +113,13 @@ class _Payload:
         if not isinstance(record, cls.record_type):
             raise ValueError(f"{cls.__name__} without its record `{cls.record_name}`")
         values: dict[str, Any] = {
-            field.name: record[_key(field.name)]
-            for field in fields(cls)
-            if _key(field.name) in record
+            each.name: record[_key(each.name)]
+            for each in fields(cls)
+            if _key(each.name) in record
         }
-        for field, name in ARRAY_RECORDS.items():
-            if isinstance(arrays := content.get(name), ArrayRecord):
-                values[field] = unpack_weights(arrays)
+        for name, place in ARRAY_RECORDS.items():
+            if isinstance(arrays := content.get(place), ArrayRecord):
+                values[name] = unpack_weights(arrays)
         try:
             return cls(**values)
         except TypeError as error:
@@ -127,15 +128,15 @@ class _Payload:
     @classmethod
     def scalar_keys(cls) -> frozenset[str]:
         """Return the keys that a full message of this kind has beside its arrays."""
-        names = {field.name for field in fields(cls)}
+        names = {each.name for each in fields(cls)}
         return frozenset(_key(name) for name in names - ARRAY_RECORDS.keys())
 
     def _scalars(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             _key(name): value
             for name, value in values.items()
-            if name not in ARRAY_RECORDS and value is not None
+            if name not in ARRAY_RECORDS and value is not None and value != []
         }
 
 
@@ -151,6 +152,9 @@ CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 class Request(_Payload):
     """From the server; names the campaign that the client's ledger belongs to.
 
+    `ledger` is the head of that ledger as the server last heard of it, so that a client
+    can tell whether its ledger went back in time; empty where it never did.
+
     Raises
     ------
     ValueError
@@ -162,6 +166,7 @@ class Request(_Payload):
     message_type: ClassVar[str]
 
     campaign: str
+    ledger: list[int] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
         name = self.campaign
@@ -170,8 +175,10 @@ class Request(_Payload):
                 f"the campaign is {name!r:.100}; allowed: at most 200 letters, digits "
                 "and `._-`, the first of them no dot"
             )
-        for field in fields(self):
-            _check_number(field.name, field.type, getattr(self, field.name))
+        if self.ledger and not is_head(self.ledger):
+            raise ValueError(f"the ledger is {self.ledger!r:.100}; allowed: two counts")
+        for each in fields(self):
+            _check_number(each.name, each.type, getattr(self, each.name))
 
 
 # The smallest that a number of a request may be.
@@ -331,7 +338,7 @@ class SelectRequest(Request):
 
 @dataclass(frozen=True)
 class SelectReply(Reply):
-    """Counts before and after, and where the time went.
+    """Counts before and after, where the time went, and the head of the ledger.
 
     `global_query` is 1 where the global model judged uncertainty, 0 where the local
     one did, -1 where the strategy makes no such choice.
@@ -345,6 +352,16 @@ class SelectReply(Reply):
     local_training_seconds: float
     outputs_seconds: float
     selection_seconds: float
+    ledger: list[int]
+
+
+def is_head(value: object) -> bool:
+    """Tell whether a value may be a ledger's head: entries, and a digest's start."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(number) is int and 0 <= number < 2**63 for number in value)
+    )
 
 
 def answer(message: Message, reply: Reply) -> Message:

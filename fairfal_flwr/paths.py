@@ -5,7 +5,9 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["home", "output_root", "site_book", "state_root"]
+__all__ = ["CODE", "home", "ledger_file", "output_root", "site_book", "state_root"]
+
+CODE = Path(__file__).parent  # of this package
 
 
 def home() -> Path:
@@ -27,3 +29,8 @@ def state_root(state_dir: str) -> Path:
 def site_book() -> Path:
     """Return the file of what a site counts over all runs; no run says where it is."""
     return home().expanduser().absolute() / "site.sqlite"
+
+
+def ledger_file(state_dir: str, campaign: str, client: int) -> Path:
+    """Return where a client's ledger of a campaign is."""
+    return state_root(state_dir) / campaign / f"client-{client:04d}.sqlite"

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import sqlite3
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ __all__ = [
 log = logging.getLogger("fairfal.client")
 
 
+SHORT = 15  # hexadecimal digits that a message's 64 bits hold
+
+
 class Head(NamedTuple):
     """The end of a chain; without entries, nothing is known.
 
@@ -40,11 +44,24 @@ class Head(NamedTuple):
     entries : int
         The number of the last one, which is how many there ever were.
     digest : str
-        Of the last one, hexadecimal.
+        Of the last one, hexadecimal; its start is enough to tell.
     """
 
     entries: int = 0
     digest: str = ""
+
+    @property
+    def numbers(self) -> list[int]:
+        """Entries, and the start of the digest as a number, for a message."""
+        return [self.entries, int(self.digest[:SHORT] or "0", 16)]
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int]) -> "Head":
+        """Return the head with the start of a digest; without numbers, unknown."""
+        if not numbers:
+            return cls()
+        entries, start = numbers
+        return cls(entries, f"{start:0{SHORT}x}")
 
 
 class DamageError(Exception):

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from flwr.app import Context, Message, RecordDict
 
+from fairfal_flwr.client.ledger_chain import Head
+from fairfal_flwr.client.ledger_check import check_never_was
 from fairfal_flwr.client.mods import with_privacy
 from fairfal_flwr.client.participant import Participant, find_participant
 from fairfal_flwr.client.policy import Policy, default_policy, find_policy
@@ -24,7 +26,7 @@ from fairfal_flwr.messages import (
     answer,
     refuse,
 )
-from fairfal_flwr.paths import site_book
+from fairfal_flwr.paths import ledger_file, site_book
 
 __all__ = ["client_index", "explain", "serve"]
 
@@ -87,7 +89,12 @@ def _answer(
     def app(message: Message, _context: Context) -> Message:
         request = _read(request_type, message.content)
         policy.admit_request(request, config)
+        known = Head.from_numbers(request.ledger)
+        path = ledger_file(config.state_dir, request.campaign, index)
+        if not path.exists():
+            check_never_was(path, known)
         participant = find_participant(config, index, request.campaign, data_path)
+        participant.ledger.check_contains(known)
         _admit_cycle(policy, request, participant, book)
         return answer(message, handle(participant, request))
 

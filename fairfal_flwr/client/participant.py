@@ -2,7 +2,6 @@
 
 import logging
 from functools import cache
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -35,14 +34,13 @@ from fairfal_flwr.messages import (
     TrainRequest,
 )
 from fairfal_flwr.models import measure
-from fairfal_flwr.paths import state_root
+from fairfal_flwr.paths import CODE, ledger_file, state_root
 from fairfal_flwr.query.model_choice import balanced_counts, balanced_mean, imbalance
 from fairfal_flwr.randomness import torch_generator
 
 __all__ = ["Participant", "find_participant"]
 
 log = logging.getLogger("fairfal.client")
-CODE = Path(__file__).parents[1]
 
 
 @cache
@@ -94,7 +92,7 @@ class Participant:
                 f"The images of client {index} have no labels, and only the oracle "
                 "answers so far, which needs them; sort them into one folder per class."
             )
-        path = state_root(config.state_dir) / campaign / f"client-{index:04d}.sqlite"
+        path = ledger_file(config.state_dir, campaign, index)
         self.ledger = Ledger(path, shard.fingerprint)
         self.annotator = Oracle(shard.sample_ids, labels)
         self.shard = shard.to(self.device)
@@ -201,6 +199,7 @@ class Participant:
             local_training_seconds=times.local_training,
             outputs_seconds=times.outputs,
             selection_seconds=times.selection,
+            ledger=self.ledger.head.numbers,
         )
 
     def _query(self, request: SelectRequest) -> QueryTimes:

@@ -37,6 +37,7 @@ CHANGEABLE = frozenset(
         "federation.round-timeout",
         "federation.round-retries",
         "federation.quorum",
+        "annotation.quorum",
     }
 )
 

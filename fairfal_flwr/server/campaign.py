@@ -94,6 +94,7 @@ class Campaign:
 
     def step(self, state: CampaignState) -> CampaignState:
         """Annotate where a cycle is to begin, else train and test one round; save."""
+        self.clients.ledgers = state.ledgers
         begins = state.cycle == 0 or state.round == self.config.campaign.num_rounds
         state = self.annotate(state) if begins else self.run_round(state)
         self.recorder.save(state, self.federation.state_dict)
@@ -143,6 +144,7 @@ class Campaign:
             round=0,
             labels=labels_of(replies, state),
             most_labels=most_labels(replies, state, budgets),
+            ledgers={**state.ledgers, **{c: r.ledger for c, r in replies.items()}},
             global_queries=global_queries(replies),
             query_seconds=perf_counter() - started,
             train_seconds=0.0,

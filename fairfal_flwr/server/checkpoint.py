@@ -37,7 +37,7 @@ __all__ = [
 FORMAT = 1
 WEIGHTS, MEMORY = "weights/", "memory/"
 LIST = "[]"  # behind the name of a list of arrays
-BY_CLIENT = ("samples", "labels")  # JSON's keys are text
+BY_CLIENT = ("samples", "labels", "most_labels", "ledgers")  # JSON's keys are text
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fairfal_flwr.config import FederationConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
 from fairfal_flwr.runs.events import EventKind
-from fairfal_flwr.server.exchange import again, exchange
+from fairfal_flwr.server.exchange import again, exchange, name_ledger
 from fairfal_flwr.server.progress import duration
 from fairfal_flwr.server.replies import Check, check_status_reply, problem_of
 from fairfal_flwr.server.strategies import quorum
@@ -69,6 +69,7 @@ class Clients:
         self.federation = federation
         self.notify = notify
         self.nodes: dict[int, int] = {}  # client index -> Flower's node id, ascending
+        self.ledgers: Mapping[int, list[int]] = {}  # client -> head of its ledger
 
     def client_of(self, node: int) -> int:
         """Return the client that a node is."""
@@ -236,6 +237,10 @@ class Clients:
         """
         timeout = self.federation.round_timeout
         started = monotonic()
+        for message in messages:
+            client = self._clients().get(message.metadata.dst_node_id, -1)
+            if head := self.ledgers.get(client):
+                name_ledger(message, head)
         replies, lost = exchange(
             self.grid, messages, timeout, self._say_who_is_awaited, patient=patient
         )

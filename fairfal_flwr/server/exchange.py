@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic, sleep
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.messages import CONFIG
 
-__all__ = ["again", "exchange"]
+__all__ = ["again", "exchange", "name_ledger"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -233,3 +234,10 @@ def again(message: Message) -> Message:
         dst_node_id=metadata.dst_node_id,
         message_type=metadata.message_type,
     )
+
+
+def name_ledger(message: Message, head: list[int]) -> None:
+    """Write into a request, for its client alone, the head of the client's ledger."""
+    content = message.content
+    own = ConfigRecord({**content.config_records[CONFIG], "ledger": head})
+    message.content = RecordDict({**content, CONFIG: own})

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from fairfal_flwr import __version__
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.paths import CODE
 from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow, Summary
 
 __all__ = ["Progress", "cycle_table", "duration"]
 
 log = logging.getLogger("fairfal.server")
-CODE = Path(__file__).parents[1]
 
 
 class Progress:

@@ -116,6 +116,7 @@ class Recorder:
         rows = []
         for client, reply in replies.items():
             known = asdict(reply) | {"imbalance": imbalances.get(client)}
+            del known["ledger"]
             if reply.global_query < 0:
                 known["global_query"] = None
             rows.append(QueryRow(cycle, client, strategy, **known))

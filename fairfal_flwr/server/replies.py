@@ -24,6 +24,7 @@ from fairfal_flwr.messages import (
     SelectReply,
     StatusReply,
     TrainReply,
+    is_head,
 )
 
 __all__ = [
@@ -147,6 +148,8 @@ def check_select_reply(
     for name in metrics:
         if name.endswith("seconds"):
             _check_number(metrics, name, 0, MOST_SECONDS)
+    if not is_head(metrics["ledger"]):
+        raise ValueError(f"its ledger is {metrics['ledger']!r:.100}")
 
 
 def check_train_reply(

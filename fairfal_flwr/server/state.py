@@ -26,6 +26,8 @@ class CampaignState:
     most_labels : Mapping[int, int]
         Labels that a client can have: those it said, or where it was left out of
         queries since then, with a budget for each of them.
+    ledgers : Mapping[int, list[int]]
+        The head of each client's ledger as it last said: entries, start of the digest.
     weights : Weights
         The global model: the last aggregate, or what the cycle starts from.
     strategy_rounds : int
@@ -44,6 +46,7 @@ class CampaignState:
     samples: Mapping[int, int] = field(default_factory=dict)
     labels: Mapping[int, int] = field(default_factory=dict)
     most_labels: Mapping[int, int] = field(default_factory=dict)
+    ledgers: Mapping[int, list[int]] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
     strategy_rounds: int = 0
     mean_imbalance: float | None = None

@@ -32,6 +32,7 @@ GOOD = {
         local_training_seconds=0.0,
         outputs_seconds=0.0,
         selection_seconds=0.0,
+        ledger=[9, 2**60 - 1],
     ),
 }
 CHECK = {
@@ -40,6 +41,10 @@ CHECK = {
     "query.select": lambda content: check_select_reply(content, 20, 4, 3),
 }
 MALFORMED = [
+    *(
+        ("query.select", {"ledger": value}, "its ledger is ")
+        for value in ([9], [9.0, 1.0], [-1, 1], 9, [9, 1, 1], [])
+    ),
     ("query.status", {"client": 3}, "its client is 3; allowed: 0 to 2"),
     ("query.status", {"client": -1}, "its client is -1; allowed: 0 to 2"),
     ("query.status", {"client": 1.0}, "its client is 1.0; allowed: 0 to 2"),
