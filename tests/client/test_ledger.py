@@ -5,6 +5,7 @@ import sqlite3
 import numpy as np
 import pytest
 
+from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.errors import UserError
 
@@ -208,3 +209,12 @@ def test_why_a_sample_was_chosen_is_kept(path):
     with sqlite3.connect(path) as db:
         rows = db.execute("SELECT sample_id, score FROM request ORDER BY cycle, rank")
         assert rows.fetchall() == [(5, 0.5), (3, 0.25), (4, None)]
+
+
+def test_of_two_that_make_a_ledger_at_the_same_moment_the_first_stays(path):
+    """Both have seen that there is none."""
+    ledger_file.create(path, "abc")
+    before = path.read_bytes()
+    ledger_file.create(path, "xyz")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -137,6 +137,15 @@ def test_an_entry_that_came_twice_is_found(path):
             verify(db)
 
 
+def test_damage_that_no_row_shows_is_found_before_it_spreads(path):
+    """SQLite would take pages for free that hold rows."""
+    fill(Ledger(path, "abc"))
+    data = bytearray(path.read_bytes())
+    data[39] = 5  # how many pages are free
+    path.write_bytes(data)
+    assert re.search("is damaged: .*[Ff]reelist", refused(path))
+
+
 @pytest.mark.parametrize("end", [b'"', b"`", b"\xa0"])
 def test_a_schema_that_sqlite_quotes_is_still_one_line(path, end):
     Ledger(path, "abc")
