@@ -52,3 +52,8 @@ class CampaignConfig(Section):
         description="Test the global model every so many rounds, and always after "
         "the last round of a cycle.",
     )
+    resume: str = Field(
+        "",
+        description="Folder of a run to go on with from its checkpoint, as "
+        "`fairfal run --resume` does; empty starts a new run.",
+    )

@@ -14,9 +14,8 @@ from federation import Federation, Run, copy_docker, federation
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from superlink import COMPLETED
 from wire import entropy, found, plain_requests
-
-from fairfal_flwr.command.launch import COMPLETED
 
 pytestmark = pytest.mark.slow
 
