@@ -127,20 +127,25 @@ def _stopped_by_signals() -> Iterator[None]:
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
+    words = [b"fairfal: stopping ...\n"]
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        with suppress(OSError, IndexError):  # the terminal may be gone; once is enough
+            os.write(2, words.pop())
+        raise _Stopped(number)
+
     for number in numbers:
         if before[number] is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, stop)
+    after: dict[signal.Signals, Any] = dict(before)
     try:
         yield
+    except _Stopped:
+        after = dict.fromkeys(numbers, signal.SIG_IGN)  # the last words are to be said
+        raise
     finally:
         for number in numbers:
-            signal.signal(number, before[number])
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    with suppress(OSError):  # the terminal may be gone
-        os.write(2, b"fairfal: stopping ...\n")
-    raise _Stopped(number)
+            signal.signal(number, after[number])
 
 
 def _leave(asked: _Asked, what: str, status: int) -> NoReturn:
@@ -178,8 +183,10 @@ def _resuming(asked: _Asked, results: Path) -> str:
 
 def _program() -> str:
     """Return this program's name if the shell finds it by that, else its path."""
-    name = Path(sys.argv[0]).name
-    return name if shutil.which(name) == shutil.which(sys.argv[0]) else sys.argv[0]
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    same = found is not None and Path(found).resolve() == program.resolve()
+    return program.name if same else sys.argv[0]
 
 
 @app.command()
