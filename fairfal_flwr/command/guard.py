@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["processes"]
+__all__ = ["members", "processes"]
 
 _SECONDS = 10.0
 
@@ -31,6 +31,16 @@ def processes(home: Path) -> list[int]:
         for file in Path("/proc").glob("[0-9]*/environ")
         if marker in _read(file).split(b"\0")
     ]
+
+
+def members(session: int) -> list[int]:
+    """Return the processes of a session (Linux; elsewhere none)."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        state, _, _, its, *_ = [*_read(file).rpartition(b")")[2].split(), 0, 0, 0, 0]
+        if its and int(its) == session and state != b"Z":
+            found.append(int(file.parent.name))
+    return found
 
 
 def _read(file: Path) -> bytes:
@@ -72,12 +82,15 @@ def _wait_for_the_callers_end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_all(group: int, home: Path) -> None:
-    """Kill what is left: the command's group, and whoever carries the folder's name."""
+    """Kill what is left: the command's group and session, and who carries the folder.
+
+    One is not enough: Ray's workers write their title over their environment.
+    """
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-        left = set(processes(home)) - {os.getpid()}
+        left = {*processes(home), *members(group)} - {os.getpid()}
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -19,6 +19,7 @@ from dummy import write_app
 from hosts import catches, listening, name_of, processes_with, wait_until
 
 from fairfal_flwr.command import launch
+from fairfal_flwr.command.guard import members
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,9 +44,15 @@ class Running:
 
     def __init__(self, process: "subprocess.Popen[str]", variable: str) -> None:
         self.process, self.variable = process, variable
+        self.sessions: set[int] = set()
 
     def pids(self) -> list[int]:
-        return processes_with(self.variable)
+        """Return all that it started, also Ray's workers, which hide their origin."""
+        found = set(processes_with(self.variable))
+        for pid in found:
+            with suppress(ProcessLookupError):
+                self.sessions.add(os.getsid(pid))
+        return sorted(found.union(*map(members, self.sessions)))
 
     def pid_of(self, name: str) -> int | None:
         pids = [pid for pid in self.pids() if name in name_of(pid)]
@@ -62,10 +69,11 @@ class Running:
 
 
 @contextmanager
-def running(app: Path, seed: int, *ignored: int) -> Iterator[Running]:
+def running(app: Path, seed: int) -> Iterator[Running]:
     """Start one; kill it if the test leaves it behind."""
     name, value = "TEST_STOPS", f"{os.getpid()}-{time.monotonic_ns()}"
-    overrides = f"seed={seed} output-dir='{app.parent}/out put'"
+    overrides = f"seed={seed} federation.round-timeout=900.0 "
+    overrides += f"output-dir='{app.parent}/out put'"
     process = subprocess.Popen(
         [FAIRFAL, "run", app, "-c", overrides],
         env={**os.environ, name: value, "PATH": PATH},
