@@ -1,7 +1,7 @@
 """Make what a federation's hosts trust each other by: certificates, keys, a secret.
 
     python credentials.py server --host fl.example.org  # CA, certificate, secret
-    python credentials.py site lisbon porto faro        # one key pair per site
+    python credentials.py site lisbon porto faro        # a key pair and secret per site
 
 Everything lies below one folder. Nothing that exists is replaced, except the server's
 certificate: run `server` again to renew it; the sites keep their `ca.crt` and keys.
@@ -34,6 +34,7 @@ ALWAYS_NAMED = ("superlink", "localhost", "127.0.0.1")
 CA_DAYS = 3650
 
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_HOST = re.compile(r"(?=.{1,253}\Z)(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.I)
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
                 make_site(folder, name)
     except (OSError, ValueError) as error:
         sys.exit(f"credentials: {error}")
-    if os.geteuid() != 0:
+    if os.geteuid() not in (0, FLOWER_UID):
         print(
             "Flower's containers run as uid 49999; let them read these files:\n"
             f"  sudo chown -R {FLOWER_UID}:{FLOWER_UID} {folder / 'certificates'} "
@@ -83,12 +84,26 @@ def _arguments() -> argparse.Namespace:
 
 
 def make_server(folder: Path, hosts: list[str], days: int) -> None:
-    """Make the CA where there is none, a new server certificate, and the secret."""
+    """Make the CA where there is none, a new server certificate, and the secret.
+
+    Raises
+    ------
+    ValueError
+        If a host is neither name nor address, or the days are not the CA's to give.
+    """
+    for host in hosts:
+        if not _is_address(host) and not _HOST.fullmatch(host):
+            raise ValueError(
+                f"--host is {host!r}; allowed: a name such as fl.example.org or an "
+                "address, without scheme, port or blanks"
+            )
+    _check_days(days, CA_DAYS)
     ca_key, ca = _authority(folder)
+    _check_days(days, (ca.not_valid_after_utc - datetime.now(UTC)).days + 1)
     key = ec.generate_private_key(ec.SECP384R1())
     names = list(dict.fromkeys([*hosts, *ALWAYS_NAMED]))
     certificate = _server_certificate(key, ca_key, ca, names, days)
-    public = folder / "certificates"
+    public = _make_folder(folder / "certificates", 0o755)
     _write(public / "ca.crt", ca.public_bytes(Encoding.PEM), 0o644)
     _write(public / "server.crt", certificate.public_bytes(Encoding.PEM), 0o644)
     _write(public / "server.key", _pem(key), 0o600)
@@ -101,7 +116,7 @@ def make_server(folder: Path, hosts: list[str], days: int) -> None:
 
 
 def make_site(folder: Path, name: str) -> None:
-    """Make one site's key pair in OpenSSH's format.
+    """Make one site's key pair in OpenSSH's format, and the secret of its SuperExec.
 
     Raises
     ------
@@ -116,14 +131,25 @@ def make_site(folder: Path, name: str) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    _make_folder(_make_folder(private.parents[2], 0o755) / "keys", 0o755)
+    _make_folder(private.parent, 0o755)
     _write(private, text, 0o600)
+    secret = private.with_name("superexec.secret")
+    _write(secret, secrets.token_hex(32).encode(), 0o600)
     _write(private.with_suffix(".pub"), public + f" {name}\n".encode(), 0o644)
-    print(f"{private}: for {name} alone; register {private.with_suffix('.pub')}")
+    print(f"{private}: for {name} alone, with {secret.name} beside it")
+    print(f"{private.with_suffix('.pub')}: register it")
+
+
+def _check_days(days: int, most: int) -> None:
+    if not 1 <= days <= most:
+        raise ValueError(f"--days is {days}; allowed: 1 to {most}, while the CA lasts")
 
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     """Return the CA of a folder, made on first use; only its owner can read the key."""
-    key_file, certificate_file = folder / "ca" / "ca.key", folder / "ca" / "ca.crt"
+    private = _make_folder(_make_folder(folder, 0o755) / "ca", 0o700)
+    key_file, certificate_file = private / "ca.key", private / "ca.crt"
     if key_file.exists():
         key = load_pem_private_key(key_file.read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -148,7 +174,7 @@ def _server_certificate(
     names: list[str],
     days: int,
 ) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     server_only = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
@@ -194,19 +220,34 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _general_name(name: str) -> x509.GeneralName:
-    try:
+    if _is_address(name):
         return x509.IPAddress(ipaddress.ip_address(name))
+    return x509.DNSName(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
     except ValueError:
-        return x509.DNSName(name)
+        return False
+    return True
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def _make_folder(folder: Path, mode: int) -> Path:
+    """Make a folder of that mode, whatever the umask; one that is there stays so."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        folder.chmod(mode)
+    return folder
+
+
 def _write(file: Path, content: bytes, mode: int, *, own: bool = True) -> None:
     """Write a file that nobody could ever read with a wider mode; `own` by Flower."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from grid import InProcessGrid, run_campaign, same_weights
+from superlink import COMPLETED, local_superlink, run_app
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
-from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.query.options import check_options
@@ -226,9 +226,9 @@ def test_a_module_beside_the_client_app_travels_to_the_clients(tmp_path):
     for file in ("client_app.py", "server_app.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / file, app_folder)
     (app_folder / "README.md").write_text("An app of one's own.")
-    shutil.copy(ROOT / "examples/my_strategy.py", app_folder / "my_ideas.py")
+    shutil.copy(ROOT / "examples/my_strategy.py", app_folder / "examples/my_ideas.py")
     values = TOY | {
-        "query.strategy": "my_ideas:rarest_first",
+        "query.strategy": "examples.my_ideas:rarest_first",
         "output-dir": str(tmp_path / "runs"),
         "state-dir": str(tmp_path / "state"),
     }
@@ -239,4 +239,4 @@ def test_a_module_beside_the_client_app_travels_to_the_clients(tmp_path):
         record = run_app(link, app_folder, values, num_supernodes=3, echo=lines.append)
     assert record["status"] == COMPLETED, "\n".join(lines)
     (queries,) = (tmp_path / "runs").glob("*/queries.csv")
-    assert queries.read_text().count("my_ideas:rarest_first") == 3
+    assert queries.read_text().count("examples.my_ideas:rarest_first") == 3

@@ -12,6 +12,7 @@ import random
 import re
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,10 @@ import flwr.serverapp
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.cli.config_utils import load_and_validate
+from flwr.cli.install import install_from_fab
+from flwr.cli.utils import AppPathDepthError
 from flwr.common import config as flower_config
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
@@ -43,6 +48,7 @@ from flwr.supercore.differential_privacy import (
     KEY_NORM_BIT,
     compute_adaptive_clip_model_update,
 )
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fairfal_flwr.client import mods
@@ -285,31 +291,79 @@ def test_flower_logs_as_flwr():
     assert log.__self__ is logging.getLogger("flwr")
 
 
-# The command line: fairfal_flwr/command/launch.py
+# `fairfal run`: fairfal_flwr/command/launch.py, fairfal_flwr/command/simulate.py
 
 
 def test_run_configs_are_read_as_flower_reads_them():
-    """`launch` merges and writes run configs with functions of `flwr.common.config`."""
+    """`launch` merges run configs with functions of `flwr.common.config`."""
     flat = {"seed": 1, "data.alpha": 0.5}
-    assert flower_config.unflatten_dict(flat) == {"seed": 1, "data": {"alpha": 0.5}}
-    assert flower_config.flatten_dict(flower_config.unflatten_dict(flat)) == flat
+    assert flower_config.flatten_dict({"seed": 1, "data": {"alpha": 0.5}}) == flat
     assert flower_config.parse_config_args(["seed=1 data.alpha=0.5"]) == flat
     app = Path(__file__).parents[1]
     assert "config" in flower_config.get_project_config(app)["tool"]["flwr"]["app"]
+
+
+def test_words_that_are_no_pairs_are_still_dropped():
+    """`launch._read_override` refuses what Flower would not notice."""
+    text = 'query.strategy="random" seed 1'
+    assert flower_config.parse_config_args([text]) == {"query.strategy": "random"}
+    assert launch._PAIR.pattern in source("flwr.common.config")
+
+
+def test_an_app_is_checked_and_bundled_by_these_functions():
+    """`launch.build_bundle` calls them as `flwr run` does."""
+    parameters = inspect.signature(load_and_validate).parameters
+    assert parameters["check_module"].default is True
+    assert list(inspect.signature(build_fab_from_disk).parameters) == ["app"]
+    assert issubclass(AppPathDepthError, Exception)
+
+
+def test_the_simulation_runtime_runs_an_app_in_this_process():
+    """`simulate` calls what `flwr-simulation` calls, without a SuperLink."""
+    given = {
+        *("num_supernodes", "exit_event", "backend_config", "client_app_attr"),
+        *("server_app_attr", "server_app_context", "app_dir", "run", "is_app"),
+    }
+    code = source("flwr.simulation.run_simulation")
+    (signature,) = re.findall(r"^def _run_simulation\((.*?)\) ->", code, re.M | re.S)
+    assert given <= set(re.findall(r"(\w+):", signature))
+    caller = source("flwr.simulation.app")
+    assert "_run_simulation(" in caller
+    assert "replace(run, federation_id=NOOP_FEDERATION_ID)" in caller
+    assert "get_fused_config_from_dir(app_path, run.override_config)" in caller
+    assert '"RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"' in caller  # `launch` sets it
+
+
+def test_a_run_and_a_process_have_the_names_that_are_given():
+    """`simulate._identify` gives them, where a SuperLink would."""
+    names = {"fab_id", "fab_version", "federation_id", "primary_task_id"}
+    assert names | {"override_config"} <= vars(Run.create_empty(run_id=1)).keys()
+    assert all(hasattr(TaskIdentity, n) for n in ("run_id", "task_id", "node_id"))
+    install = inspect.signature(install_from_fab).parameters
+    assert install["skip_prompt"].default is False
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("flwr.cli.install", "Successfully installed {"),
+        ("flwr.simulation.ray_transport.ray_actor", "Manually terminating %s"),
+    ],
+)
+def test_flower_prints_what_is_left_out(module, text):
+    """`is_noise` knows both."""
+    assert text in source(module)
 
 
 @pytest.mark.parametrize(
     ("module", "text"),
     [
         ("flwr.cli.run.run", "Successfully started run {"),
-        ("flwr.cli.utils", "Using SuperLink: "),
-        ("flwr.cli.install", "Successfully installed {"),
         ("flwr.simulation.app", "Since flwr 1.32, default simulated SuperNodes"),
-        ("flwr.simulation.ray_transport.ray_actor", "Manually terminating %s"),
     ],
 )
-def test_flower_prints_what_is_read_or_left_out(module, text):
-    """`launch` finds the run's id by the first text, and `is_noise` knows all."""
+def test_flwr_run_says_what_the_tests_read(module, text):
+    """`tests/superlink.py` and `tests/deployment/` find a run's id by the first."""
     assert text in source(module)
 
 
@@ -329,19 +383,20 @@ def test_flower_reads_the_environment_that_is_set(module, variable):
     assert f'"{variable}"' in source(module)
 
 
-def test_the_private_superlink_takes_its_flags(monkeypatch, tmp_path):
-    """`launch._start` starts it by hand, which `flwr run` would do in its own way."""
-    from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
+def test_ray_asks_for_a_token_and_stays_on_the_loopback():
+    """`launch._environment` sets what closes Ray's ports; without, they are open.
 
-    commands = []
-    monkeypatch.setattr(
-        launch.subprocess, "Popen", lambda command, **_: commands.append(command)
+    `tests/command/test_stops.py` shows that they are closed.
+    """
+    ray = Path(find_spec("ray").origin).parent
+    constants = (ray / "_private" / "ray_constants.py").read_text()
+    assert '"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"' in constants
+    services = (ray / "_private" / "services.py").read_text()
+    assert re.search(
+        r"if not ray_constants.ENABLE_RAY_CLUSTER:.*?localhost", services, re.S
     )
-    launch._start(launch.SuperLink("127.0.0.1:1", tmp_path, {}))
-    (program, *flags) = commands[0]
-    assert program == "flower-superlink"
-    arguments = _parse_args_run_superlink().parse_args(flags)
-    assert (arguments.simulation, arguments.isolation) == (True, "subprocess")
+    setup = ray / "_private" / "authentication" / "authentication_token_setup.py"
+    assert "`RAY_AUTH_MODE` environment variable" in setup.read_text()
 
 
 # Containers: docker/, tests/deployment/

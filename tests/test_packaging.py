@@ -1,7 +1,10 @@
 """The files that say what gets installed agree with each other."""
 
+import shutil
 import tomllib
 from pathlib import Path
+
+from fairfal_flwr.command.launch import build_bundle, names_in
 
 ROOT = Path(__file__).parents[1]
 
@@ -12,3 +15,23 @@ def test_a_flower_run_gets_the_pytorch_of_the_environment():
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert {pin.partition("==")[0] for pin in pinned} == {"torch", "torchvision"}
     assert pinned <= set(constraints)
+
+
+def test_the_bundle_takes_what_it_names_and_nothing_that_lies_about(tmp_path):
+    """A bundle travels to every client; notes beside the app stay at home."""
+    app = tmp_path / "app"
+    left_out = shutil.ignore_patterns("__pycache__")
+    for folder in ("fairfal_flwr", "examples"):
+        shutil.copytree(ROOT / folder, app / folder, ignore=left_out)
+    for file in ("client_app.py", "server_app.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / file, app)
+    clean = names_in(build_bundle(app))
+    strays = ("secret_notes.py", "notes/a.py", "token.toml", "README.md", "data/x.json")
+    for stray in strays:
+        (app / stray).parent.mkdir(exist_ok=True)
+        (app / stray).write_text("")
+    assert names_in(build_bundle(app)) == clean
+    code = {str(p.relative_to(app)) for p in (app / "fairfal_flwr").rglob("*.py")}
+    own = {"client_app.py", "server_app.py", "pyproject.toml", "LICENSE"}
+    examples = {"examples/__init__.py", "examples/my_strategy.py"}
+    assert clean == code | own | examples | {".info/CONTENT"}

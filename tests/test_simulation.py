@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from superlink import COMPLETED, local_superlink, run_app
 from torch import equal
 
 from fairfal_flwr.client.ledger import Ledger
-from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 
 ROOT = Path(__file__).parents[1]
 FAIRFAL = str(Path(sys.executable).parent / "fairfal")
@@ -94,7 +94,11 @@ def test_a_mistake_fails_the_run_with_one_line_and_no_stack_trace(superlink, pla
     assert "Traceback" not in output
 
 
-def test_the_command_line_ends_with_the_results(tmp_path):
+def test_the_command_line_does_what_flwr_run_does(superlink, places, tmp_path):
+    """It ends with the results, which are those of a run on a SuperLink, bit by bit."""
+    record, output = simulate(superlink, SHORT | places)
+    assert record["status"] == COMPLETED, output
+    (plain,) = Path(places["output-dir"]).iterdir()
     overrides = " ".join(f"{key}={value}" for key, value in SHORT.items())
     folder = tmp_path / "out put"
     command = [FAIRFAL, "run", str(ROOT)]
@@ -104,6 +108,8 @@ def test_the_command_line_ends_with_the_results(tmp_path):
     (results,) = folder.iterdir()
     assert f"results: {results}" in done.stdout.splitlines()[-2:]
     assert (results / "learning-curve.png").exists()
+    ours, theirs = (load_file(x / "model.safetensors") for x in (results, plain))
+    assert all(equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_broken_value_is_one_line_and_exit_2(tmp_path):

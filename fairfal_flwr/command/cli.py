@@ -1,11 +1,16 @@
 """The command `fairfal`."""
 
 import os
+import shlex
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -15,7 +20,8 @@ from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
 
-_FOLDERS = {"data-dir", "output-dir", "state-dir"}
+_FOLDERS = {"data-dir", "output-dir", "state-dir", "campaign.resume"}
+_RESULTS = "results: "  # how the ServerApp's first line about the run's folder begins
 
 app = typer.Typer(
     help="Federated active learning on Flower.",
@@ -61,6 +67,14 @@ def run(
             "more than once; the later wins.",
         ),
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run from its checkpoint: its folder, or its name in "
+            "the output folder. Its configuration is the run's own.",
+        ),
+    ] = None,
     actors: Annotated[
         int | None,
         typer.Option(min=1, help="Clients that compute at the same time."),
@@ -69,19 +83,112 @@ def run(
         bool, typer.Option("--verbose", help="Show all that Flower and Ray say.")
     ] = False,
 ) -> None:
-    """Simulate a campaign on this machine, on a SuperLink of its own.
+    """Simulate a campaign on this machine, for this user alone.
 
     Exits 0 only if the run completed, 1 if it failed, 2 if it was never started
-    because of a mistake in the configuration.
+    because of a mistake in the configuration, and 130 (Ctrl-C), 143 (SIGTERM) or 129
+    (a closed terminal) if it was stopped. Then the last line is the command that goes
+    on.
     """
+    asked = _Asked(folder, run_config or [], resume, actors, verbose)
     try:
-        status = _run(folder.resolve(), run_config or [], actors, verbose)
+        with _stopped_by_signals():
+            reason = _run(asked)
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("Stopped.", 130)
-    if status:
-        _fail(status, 1)
+    except _Stopped as stopped:
+        _leave(asked, "stopped", 128 + stopped.number)
+    if reason:
+        _leave(asked, f"the run failed: {reason}", 1)
+
+
+@dataclass
+class _Asked:
+    """What `fairfal run` was asked to do, and where the run's files are, once known."""
+
+    app: Path
+    overrides: list[str]
+    resume: str | None
+    actors: int | None
+    verbose: bool
+    results: Path | None = None
+
+
+class _Stopped(BaseException):
+    """A signal asks this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let a signal unwind the stack, which kills the run, also one at its start.
+
+    A signal that is ignored, as under `nohup`, stays so.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    words = [b"fairfal: stopping ...\n"]
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        with suppress(OSError, IndexError):  # the terminal may be gone; once is enough
+            os.write(2, words.pop())
+        raise _Stopped(number)
+
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    after: dict[signal.Signals, Any] = dict(before)
+    try:
+        yield
+    except _Stopped:
+        after = dict.fromkeys(numbers, signal.SIG_IGN)  # the last words are to be said
+        raise
+    finally:
+        for number in numbers:
+            signal.signal(number, after[number])
+
+
+def _leave(asked: _Asked, what: str, status: int) -> NoReturn:
+    """Say how it ended and, in the last line, the exact command that goes on."""
+    lines = [f"fairfal: {what}"]
+    if asked.results is not None and _has_checkpoint(asked.results):
+        lines = [f"{lines[0]}; this goes on from the last checkpoint:"]
+        lines += [_resuming(asked, asked.results)]
+    elif status > 128:
+        lines = [f"{lines[0]} before the first checkpoint; this starts again:"]
+        lines += [shlex.join([_program(), *sys.argv[1:]])]
+    with suppress(OSError):
+        typer.echo("\n".join(lines), err=True)
+    raise typer.Exit(status)
+
+
+def _has_checkpoint(results: Path) -> bool:
+    from fairfal_flwr.runs.writer import CHECKPOINT
+
+    return (results / CHECKPOINT).is_file()
+
+
+def _resuming(asked: _Asked, results: Path) -> str:
+    """Return the command that goes on with a run."""
+    words = [_program(), "run"]
+    if asked.app != Path():
+        words += [str(asked.app)]
+    words += ["--resume", str(results)]
+    if asked.actors:
+        words += ["--actors", str(asked.actors)]
+    if asked.verbose:
+        words += ["--verbose"]
+    return shlex.join(words)
+
+
+def _program() -> str:
+    """Return this program's name if the shell finds it by that, else its path."""
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    same = found is not None and Path(found).resolve() == program.resolve()
+    return program.name if same else sys.argv[0]
 
 
 @app.command()
@@ -189,57 +296,70 @@ def _fail(message: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-def _run(
-    folder: Path, overrides: list[str], actors: int | None, verbose: bool
-) -> str | None:
-    """Run the app; return what went wrong, or None."""
+def _run(asked: _Asked) -> str | None:
+    """Run the app; return why it did not complete, or None."""
     # PyTorch and Flower take seconds to import; `fairfal --help` does without.
-    from fairfal_flwr.command.launch import (
-        COMPLETED,
-        is_noise,
-        local_superlink,
-        merge_run_config,
-        run_app,
-    )
+    from fairfal_flwr.command.launch import build_bundle, is_noise, run_app
     from fairfal_flwr.config import RunConfig
 
+    folder = asked.app.resolve()
     sys.path.append(str(folder))  # `query.strategy` may name a module in the app
-    values = merge_run_config(folder, overrides)
+    values = _values(asked, folder)
     config = RunConfig.from_flat(values)
     for key in _FOLDERS & values.keys():
         values[key] = _absolute(values[key])
     cores = max(1, _cores() // config.threads)
-    at_once = min(actors or cores, config.num_clients)
+    at_once = min(asked.actors or cores, config.num_clients)
+    bundle = build_bundle(folder)
+    _check_travels(config.query.strategy, folder, bundle)
 
     def echo(line: str) -> None:
-        if verbose or not is_noise(line):
+        if line.startswith(_RESULTS):
+            asked.results = Path(line.removeprefix(_RESULTS))
+        if asked.verbose or not is_noise(line):
             typer.echo(line)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit_in_order)
-    with local_superlink(verbose=verbose) as link:
-        record = run_app(
-            link,
-            folder,
-            values,
-            num_supernodes=config.num_clients,
-            actors=at_once,
-            gpus_per_actor=_gpu_share(config.device, at_once),
-            echo=echo,
+    return run_app(
+        bundle,
+        values,
+        num_supernodes=config.num_clients,
+        actors=at_once,
+        gpus_per_actor=_gpu_share(config.device, at_once),
+        verbose=asked.verbose,
+        echo=echo,
+    )
+
+
+def _values(asked: _Asked, folder: Path) -> dict[str, Any]:
+    """Return the run config, of a run to go on with where there is one."""
+    from fairfal_flwr.command.launch import merge_run_config
+    from fairfal_flwr.command.resume import find_run, read_config, refuse_to_resume
+
+    values = merge_run_config(folder, asked.overrides)
+    if asked.resume is None:
+        return values
+    run = find_run(asked.resume, values.get("output-dir", ""))
+    values = merge_run_config(folder, asked.overrides, read_config(run))
+    refuse_to_resume(run, values)
+    asked.results = run.folder
+    return values | {"campaign.resume": str(run.folder)}
+
+
+def _check_travels(strategy: str, app: Path, bundle: bytes) -> None:
+    """Raise if a strategy of the user's own lies in the app and not in its bundle."""
+    from fairfal_flwr.command.launch import names_in
+
+    file = strategy.partition(":")[0].replace(".", "/") + ".py"
+    if ":" in strategy and (app / file).is_file() and file not in names_in(bundle):
+        raise UserError(
+            f"`query.strategy` is {strategy}, but {file} is not in the app's bundle: "
+            "move it into examples/, or name it in `fab-include` of pyproject.toml."
         )
-    if record["status"] == COMPLETED:
-        return None
-    return f"The run ended as {record['status']}: {record['status-details']}"
 
 
 def _absolute(folder: str) -> str:
     """Return a folder as seen from here; empty stays empty."""
     return str(Path(folder).expanduser().absolute()) if folder else ""
-
-
-def _exit_in_order(number: int, _frame: FrameType | None) -> NoReturn:
-    """Let a signal unwind the stack, so that the SuperLink is stopped too."""
-    sys.exit(128 + number)
 
 
 def _cores() -> int:

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import StringIO
@@ -58,8 +59,9 @@ class RunWriter:
         root : Path
             Holds the folders of all runs; created where it is not there.
         name : str
-            What the run is of. The time goes before it and, where that folder is
-            taken, a number behind it; what a file system might refuse becomes a dash.
+            What the run is of. The time goes before it and a random number behind it,
+            so that no two runs have one name, in whatever folders: ledgers are named
+            by it. What a file system might refuse becomes a dash.
 
         Raises
         ------
@@ -67,20 +69,16 @@ class RunWriter:
             If the folder cannot be written.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]', '-', name)}"
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        folder = root / f"{stamp}-{name}-{secrets.token_hex(4)}"
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            for suffix in ["", *(f"-{number}" for number in range(2, 1000))]:
-                folder = root / f"{name}{suffix}"
-                if not folder.exists():
-                    folder.mkdir()
-                    return cls(folder)
+            folder.mkdir(parents=True)
         except OSError as error:
             raise UserError(
                 f"Cannot write results to {root}: {error.strerror or error}; set "
                 "`output-dir` to a folder that can be written."
             ) from None
-        raise UserError(f"{root} holds too many runs named {name}.")
+        return cls(folder)
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of rounds.csv and queries.csv, which are on the disk now."""

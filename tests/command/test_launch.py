@@ -1,83 +1,41 @@
-"""`fairfal run` and the SuperLink of its own."""
+"""`fairfal run`: its config, its way to Flower's runtime, and what it answers."""
 
-import functools
-import os
+import json
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import tomli_w
+import typer
+from dummy import PROJECT, write_app
 from typer.testing import CliRunner
 
 from fairfal_flwr import __version__
 from fairfal_flwr.command import cli, launch
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.runs.lock import hold, release
+from fairfal_flwr.runs.rows import CycleRow, Summary, entry_of
 
-# Names that no folder on sys.path has, such as this project's own root.
-SERVER = """
-import time
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid, context):
-    print("seed is", context.run_config["seed"])
-    if context.run_config["seed"] == 13:
-        raise ValueError("an unlucky seed")
-    deadline = time.monotonic() + context.run_config["federation.round-timeout"]
-    while context.run_config["seed"] == 60 and time.monotonic() < deadline:
-        time.sleep(0.1)
-"""
-
-CLIENT = """
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
-"""
-
-PROJECT = {
-    "project": {
-        "name": "dummy",
-        "version": "0.1.0",
-        "description": "An app that only its tests run.",
-        "license": {"text": "Apache-2.0"},
-        "dependencies": ["flwr[simulation]>=1.41.0"],
-    },
-    "tool": {
-        "flwr": {
-            "app": {
-                "publisher": "fairfal",
-                "components": {
-                    "serverapp": "dummy_server:app",
-                    "clientapp": "dummy_client:app",
-                },
-                "config": {
-                    "seed": 0,
-                    "num-clients": 2,
-                    "output-dir": "",
-                    "federation": {"round-timeout": 60.0},
-                },
-            }
-        }
-    },
-}
+CYCLE = CycleRow(1, 9, 0.5, 0.5, 0.5, 0.5, (0.5,), None, None, 1.0, 2.0)
+SUMMARY = Summary(
+    run="a",
+    finished=True,
+    strategy="fairfal",
+    federation="fedavg",
+    privacy=None,
+    data="digits",
+    seed=3,
+    seconds=2.0,
+    cycles=(CYCLE,),
+)
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Path:
-    folder = tmp_path / "dummy"
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(PROJECT))
-    (folder / "dummy_server.py").write_text(SERVER)
-    (folder / "dummy_client.py").write_text(CLIENT)
-    return folder
+def app(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))  # which the command extends
+    return write_app(tmp_path / "dummy")
 
 
 @pytest.fixture
@@ -94,14 +52,6 @@ def fairfal(*arguments: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def processes_with(marker: str) -> list[int]:
-    return [
-        int(file.parent.name)
-        for file in Path("/proc").glob("[0-9]*/environ")
-        if marker.encode() in launch._read_bytes(file)
-    ]
-
-
 # The run config
 
 
@@ -110,6 +60,8 @@ def test_without_overrides_the_run_config_is_the_apps_own(app):
         "seed": 0,
         "num-clients": 2,
         "output-dir": "",
+        "campaign.num-cycles": 1,
+        "campaign.resume": "",
         "federation.round-timeout": 60.0,
     }
 
@@ -124,14 +76,10 @@ def test_files_and_pairs_mix_and_the_later_wins(app, tmp_path):
         "seed": 7,
         "num-clients": 4,
         "output-dir": "a b",
+        "campaign.num-cycles": 1,
+        "campaign.resume": "",
         "federation.round-timeout": 1.5,
     }
-
-
-def test_a_merged_run_config_reads_back_as_it_was(app, tmp_path):
-    values = {"seed": 3, "train.lr": 1e-05, "data.name": 'a "b"', "a.b.c": True}
-    file = launch._write_run_config(tmp_path, values)
-    assert launch.merge_run_config(app, [str(file)]).items() >= values.items()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +88,10 @@ def test_a_merged_run_config_reads_back_as_it_was(app, tmp_path):
         ("seed", "Cannot read the run config `seed`"),
         ("query.strategy=random", "text in quotes"),
         ("missing.toml", "missing.toml: No such file"),
+        ('query.strategy="random" seed 1', ": `seed` is no pair"),
+        ("seed=1 num-clients", ": `num-clients` is no pair"),
+        ("data.name='digits'x", ": `x` is no pair"),
+        ("= seed=1", ": `=` is no pair"),
     ],
 )
 def test_an_unreadable_override_is_named(app, override, message):
@@ -203,25 +155,54 @@ def test_the_actors_share_the_gpus(monkeypatch, gpus, actors, share):
     assert cli._gpu_share("cpu", actors) == 0.0
 
 
-# The SuperLink
+# The run
 
 
-def test_a_free_port_can_be_bound():
-    port = launch.free_port()
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", port))
+def test_a_bundle_holds_the_apps_files(app):
+    names = launch.names_in(launch.build_bundle(app))
+    assert {"pyproject.toml", "dummy_server.py", "dummy_client.py"} <= names
 
 
-def test_the_users_settings_win_and_the_home_is_private(monkeypatch, tmp_path):
+def test_an_app_that_flower_refuses_is_a_users_mistake(app, no_processes):
+    (app / "dummy_client.py").unlink()
+    result = fairfal("run", app)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"fairfal: Flower does not take the app {app}: ")
+    assert "dummy_client" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_strategy_that_would_stay_behind_is_a_users_mistake(app, no_processes):
+    """The bundle takes what the app names, and the clients know nothing else."""
+    (app / "at_home.py").write_text("def choose(context, budget): ...\n")
+    project = PROJECT["tool"]["flwr"]["app"] | {"fab-include": ["/dummy_*.py"]}
+    whole = PROJECT | {"tool": {"flwr": {"app": project}}}
+    (app / "pyproject.toml").write_text(tomli_w.dumps(whole))
+    result = fairfal("run", app, "-c", 'query.strategy="at_home:choose"')
+    assert result.exit_code == 2
+    assert "at_home.py is not in the app's bundle" in result.stderr
+
+
+def test_the_users_settings_win_and_what_is_private_does_not_yield(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.setenv("FLWR_HOME", "/elsewhere")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     environment = launch._environment(tmp_path, verbose=False)
     assert environment["FLWR_TELEMETRY_ENABLED"] == "1"
     assert environment["FLWR_HOME"] == str(tmp_path)
     assert environment["MALLOC_TRIM_THRESHOLD_"] == "5"
     assert environment["MALLOC_TOP_PAD_"] == str(2**26)
+    assert "RAY_ADDRESS" not in environment
+    assert environment["RAY_AUTH_MODE"] == "token"
+    again = launch._environment(tmp_path, verbose=False)
+    tokens = {environment["RAY_AUTH_TOKEN"], again["RAY_AUTH_TOKEN"], "0" * 64}
+    assert len(tokens) == 3
 
 
 def test_a_relative_home_for_results_is_the_callers(monkeypatch, tmp_path):
@@ -232,9 +213,22 @@ def test_a_relative_home_for_results_is_the_callers(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("status", "reason", "ending"),
+    [
+        (0, None, None),
+        (1, "an unlucky seed", "an unlucky seed"),
+        (137, None, "its process was killed by signal 9"),
+        (3, None, "its process ended with status 3"),
+    ],
+)
+def test_an_ending_says_why(status, reason, ending):
+    assert launch._ending(status, reason) == ending
+
+
+@pytest.mark.parametrize(
     "line",
     [
-        "ERROR :     Simulation raised an exception",
+        "ERROR :     The simulation raised an exception",
         "Traceback (most recent call last):",
         "(ClientAppActor pid=7) ValueError: no labels",
         "WARNING :   a client did not answer",
@@ -247,74 +241,155 @@ def test_only_known_noise_is_hidden(line):
     assert not launch.is_noise(line)
 
 
-@pytest.mark.slow
-def test_a_superlink_that_does_not_start_is_reported_and_leaves_nothing(monkeypatch):
-    homes = set(Path("/tmp").glob("fairfal-*"))
-    monkeypatch.setattr(launch, "free_port", lambda: 99999)
-    with (
-        pytest.raises(UserError, match="did not start"),
-        launch.local_superlink(),
-    ):
-        raise AssertionError("it is said to be ready")
-    assert set(Path("/tmp").glob("fairfal-*")) == homes
+# Stopping and going on: the last line
 
 
-@pytest.mark.slow
-def test_a_run_tells_how_it_really_ended_and_leaves_nothing(app):
-    lines: list[str] = []
-    with launch.local_superlink() as link:
-        completed = launch.run_app(
-            link, app, {"seed": 4}, num_supernodes=2, echo=lines.append
-        )
-        failed = launch.run_app(
-            link, app, {"seed": 13}, num_supernodes=2, echo=lines.append
-        )
-    assert completed["status"] == launch.COMPLETED
-    assert failed["status"] == "finished:failed"
-    assert "an unlucky seed" in failed["status-details"]
-    assert [line for line in lines if line.startswith("seed")] == [
-        "seed is 4",
-        "seed is 13",
-    ]
-    assert any("ValueError: an unlucky seed" in line for line in lines)
-    assert not link.home.exists()
-    assert processes_with(f"FLWR_HOME={link.home}") == []
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "out put" / "20260101-000000-digits-1a2b3c4d"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("seed = 7\n[campaign]\nnum-cycles = 3\n")
+    (folder / "checkpoint.safetensors").write_bytes(b"")
+    return folder
 
 
-@pytest.mark.slow
-def test_an_app_that_flower_refuses_is_a_users_mistake(app):
-    (app / "dummy_client.py").unlink()
-    lines: list[str] = []
-    with launch.local_superlink() as link, pytest.raises(UserError, match="not start"):
-        launch.run_app(link, app, num_supernodes=2, echo=lines.append)
-    assert any("dummy_client" in line for line in lines)
+def last_words(asked, status, capsys):
+    with pytest.raises(typer.Exit) as leaving:
+        cli._leave(asked, "stopped", status)
+    assert leaving.value.exit_code == status
+    return capsys.readouterr().err.splitlines()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_a_signal_stops_the_run_and_leaves_nothing(app, number, status):
-    marker = f"TEST_LAUNCH={os.getpid()}-{number}"
-    name, _, value = marker.partition("=")
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("fairfal"), "run", app, "-c", "seed=60"],
-        env={**os.environ, name: value},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell starts what runs in its background with SIGINT ignored.
-        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
+def test_the_last_line_goes_on(results, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/x/.venv/bin/fairfal", "run", "-c", "seed=7"])
+    asked = cli._Asked(Path(), ["seed=7"], None, 2, True, results)
+    *_, line = last_words(asked, 130, capsys)
+    assert line == (
+        f"/x/.venv/bin/fairfal run --resume '{results}' --actors 2 --verbose"
     )
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    with process:
-        assert process.stdout is not None
-        assert next(process.stdout) == "seed is 60\n"
-        started = time.monotonic()
-        process.send_signal(number)
-        assert process.wait() == status
-    watchdog.cancel()
-    assert time.monotonic() - started < 45
-    assert processes_with(marker) == []
+    asked = cli._Asked(Path("my app"), [], None, None, False, results)
+    *_, line = last_words(asked, 1, capsys)
+    assert line == f"/x/.venv/bin/fairfal run 'my app' --resume '{results}'"
+
+
+def test_before_the_first_checkpoint_the_last_line_starts_again(
+    results, capsys, monkeypatch
+):
+    words = ["/x/fairfal", "run", "my app", "-c", 'query.strategy="random"']
+    monkeypatch.setattr("sys.argv", words)
+    (results / "checkpoint.safetensors").unlink()
+    for known in (results, None):
+        asked = cli._Asked(Path("my app"), [], None, None, False, known)
+        first, last = last_words(asked, 143, capsys)
+        assert "before the first checkpoint" in first
+        assert last == "/x/fairfal run 'my app' -c 'query.strategy=\"random\"'"
+        assert last_words(asked, 1, capsys) == ["fairfal: stopped"]
+
+
+def test_the_program_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):
+    program = tmp_path / "fairfal"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli._program() == "fairfal"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli._program() == str(program)
+
+
+def test_a_signal_unwinds_once_asked_for_and_not_where_it_is_ignored(capfd):
+    """Under `nohup` a closed terminal stops nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli._stopped_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            with pytest.raises(cli._Stopped) as stopped:
+                signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.number == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().err == "fairfal: stopping ...\n"
+
+
+# Resuming
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Record the run config of what would be started."""
+    configs = []
+
+    def run_app(_bundle, run_config, **_):
+        configs.append(run_config)
+
+    monkeypatch.setattr(launch, "run_app", run_app)
+    return configs
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_resumed_run_has_its_own_config_and_the_overrides(
+    app, results, started, by_name, monkeypatch
+):
+    monkeypatch.chdir(results.parent)
+    name = results.name
+    where = [f'output-dir="{results.parent}"'] if by_name else []
+    if by_name:
+        monkeypatch.chdir(app)
+    words = [w for text in [*where, "campaign.num-cycles=4"] for w in ("-c", text)]
+    result = fairfal("run", app, "--resume", name, *words)
+    assert result.exit_code == 0, result.output
+    (config,) = started
+    assert config["campaign.resume"] == str(results)
+    assert (config["seed"], config["campaign.num-cycles"]) == (7, 4)
+    assert config["num-clients"] == 2  # the app's own
+
+
+def test_a_run_that_does_not_exist_is_named(app, started, tmp_path):
+    result = fairfal("run", app, "--resume", "nobody", "-c", f'output-dir="{tmp_path}"')
+    assert result.exit_code == 2
+    assert "`--resume` is nobody" in result.stderr
+    assert str(tmp_path) in result.stderr
+    assert not started
+
+
+def refusal(app, results):
+    result = fairfal("run", app, "--resume", results)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_a_run_without_a_checkpoint_is_refused(app, results, started):
+    (results / "checkpoint.safetensors").unlink()
+    assert "before its first checkpoint" in refusal(app, results)
+    assert not started
+
+
+def test_a_run_without_its_config_is_refused(app, results, started):
+    (results / "config.toml").unlink()
+    (results / "events.jsonl").touch()
+    assert "no config.toml" in refusal(app, results)
+    assert not started
+
+
+def test_a_run_that_goes_on_is_refused(app, results, started):
+    held = hold(results)
+    assert "Another process is at work on the run" in refusal(app, results)
+    assert not started
+    release(held)
+    assert fairfal("run", app, "--resume", results).exit_code == 0
+
+
+def test_a_finished_run_is_refused_unless_more_cycles_are_asked_for(
+    app, results, started
+):
+    entry = entry_of(SUMMARY)
+    assert (entry["finished"], len(entry["cycles"])) == (True, 1)
+    (results / "summary.json").write_text(json.dumps(entry))
+    config = results / "config.toml"
+    config.write_text(config.read_text().replace("= 3", "= 1"))
+    assert "-c campaign.num-cycles=2" in refusal(app, results)
+    more = fairfal("run", app, "--resume", results, "-c", "campaign.num-cycles=2")
+    assert more.exit_code == 0
+    assert len(started) == 1

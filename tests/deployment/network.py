@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from fairfal_flwr.command.launch import free_port
+from superlink import free_port
 
 _ADDRESS = re.compile(r'([\w.-]+)(:|", )(\d+)')  # host:1 or, in Python, "host", 1
 _HUB = "hub"

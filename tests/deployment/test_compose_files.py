@@ -69,12 +69,18 @@ def test_flower_accepts_every_command(lasting):
         parsed(name, service["command"])
 
 
-def test_every_service_is_careful(lasting):
-    for name, service in lasting.items():
+def test_every_service_is_careful(services):
+    for name, service in (services | services_of("certs.yml")).items():
         assert service["user"] == "49999:49999", name
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert 0 < service["pids_limit"] <= 1024, name
+        assert re.fullmatch(r"\d+[gm]", service["mem_limit"]), name
+
+
+def test_what_lasts_comes_back_and_says_how_it_is(lasting):
+    for name, service in lasting.items():
         assert service["restart"] == "unless-stopped", name
         assert service["healthcheck"]["test"][0] == "CMD", name
 
@@ -129,6 +135,22 @@ def test_with_tls_nothing_crosses_hosts_in_the_clear():
                 assert arguments.superexec_auth_secret_file
             if name.startswith("supernode"):
                 assert arguments.auth_supernode_private_key
+
+
+def test_a_supernode_works_for_its_sites_superexec_alone():
+    """Else whoever reaches its port takes its messages, and answers them."""
+    for services in (services_of(*TLS), services_of(*EVERYTHING), services_of(CLIENT)):
+        sources = {"supernode": [], "superexec-clientapp": []}
+        for name, service in services.items():
+            kind = re.sub(r"-\d$", "", name)
+            if kind not in sources:
+                continue
+            file = parsed(name, service["command"]).superexec_auth_secret_file
+            source, writable = compose.mounts(service)[f"/app/{file}"]
+            assert not writable
+            sources[kind].append(source)
+        assert sources["supernode"] == sources["superexec-clientapp"]
+        assert len(set(sources["supernode"])) == len(sources["supernode"]) > 0
 
 
 def test_the_trial_is_reachable_from_its_host_alone():

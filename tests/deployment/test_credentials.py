@@ -21,9 +21,9 @@ SCRIPT = Path(__file__).parents[2] / "docker" / "credentials.py"
 FLOWER_UID = 49999
 
 
-def credentials(folder, *arguments):
+def credentials(folder, *arguments, umask=-1):
     command = [sys.executable, SCRIPT, "--folder", folder, *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, umask=umask)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def test_all_that_a_federation_needs_is_there(folder):
         "certificates/superexec.secret",
         *("keys/lisbon/supernode.key", "keys/lisbon/supernode.pub"),
         *("keys/porto/supernode.key", "keys/porto/supernode.pub"),
+        *("keys/lisbon/superexec.secret", "keys/porto/superexec.secret"),
     }
 
 
@@ -54,6 +55,29 @@ def test_secrets_are_their_owners_alone(folder):
     for name, file in files(folder).items():
         secret = name.endswith((".key", ".secret"))
         assert file.stat().st_mode & 0o777 == (0o600 if secret else 0o644), name
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_folders_have_their_modes_whatever_the_umask(tmp_path, umask):
+    """Others pass through to what is public; into the CA's folder nobody looks."""
+    place = tmp_path / "credentials"
+    for arguments in (["server"], ["site", "lisbon"]):
+        assert credentials(place, *arguments, umask=umask).returncode == 0
+    folders = [place, *(folder for folder in place.rglob("*") if folder.is_dir())]
+    modes = {str(f.relative_to(place)): f.stat().st_mode & 0o7777 for f in folders}
+    assert modes == {
+        ".": 0o755,
+        "ca": 0o700,
+        "certificates": 0o755,
+        "keys": 0o755,
+        "keys/lisbon": 0o755,
+    }
+
+
+def test_every_secret_is_one_of_its_own(folder):
+    secrets = [f.read_bytes() for f in files(folder).values() if f.suffix == ".secret"]
+    assert len(set(secrets)) == 3
+    assert all(len(secret) == 64 for secret in secrets)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -152,6 +176,42 @@ def test_a_sites_keys_are_never_replaced(folder):
     done = credentials(folder, "site", "lisbon")
     assert done.returncode == 1
     assert "lisbon/supernode.key exists" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--days", "99999999"],
+        ["--days", "3651"],
+        ["--days", "0"],
+        ["--days", "-3"],
+        ["--host", "two words"],
+        ["--host", ""],
+        ["--host", "https://fl.example.org"],
+        ["--host", "fl.example.org:8000"],
+        ["--host", "fl..example.org"],
+        ["--host", "m\N{LATIN SMALL LETTER U WITH DIAERESIS}nchen.example"],
+        ["--host", "x" * 64],
+        ["--host", "fl.example.org\n"],
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_made(tmp_path, arguments):
+    done = credentials(tmp_path / "credentials", "server", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"credentials: {arguments[0]} is ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_certificate_does_not_outlive_its_ca(tmp_path):
+    assert credentials(tmp_path, "server", "--days", "3650").returncode == 0
+
+
+@pytest.mark.parametrize("host", ["a" * 63 + ".example.org", "*.example.org", "::1"])
+def test_long_names_wildcards_and_addresses_are_hosts(tmp_path, host):
+    done = credentials(tmp_path, "server", "--host", host)
+    assert done.returncode == 0, done.stderr
+    assert host in done.stdout
 
 
 @pytest.mark.parametrize("name", ["../evil", "Lisbon", "", "a/b", "-x-"])

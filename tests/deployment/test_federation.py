@@ -14,9 +14,9 @@ from federation import Federation, Run, copy_docker, federation
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from superlink import COMPLETED
 from wire import entropy, found, plain_requests
 
-from fairfal_flwr.command.launch import COMPLETED
 from fairfal_flwr.runs.reader import read_run
 
 pytestmark = pytest.mark.slow

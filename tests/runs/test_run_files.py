@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,11 @@ def test_a_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
             return cls(2026, 1, 2, 12, 0, 5, tzinfo=tz)
 
     monkeypatch.setattr(writer_module, "datetime", Noon)
-    names = [RunWriter.create(tmp_path, "my:fun/seed0").folder.name for _ in range(3)]
-    first = "20260102-120005-my-fun-seed0"
-    assert names == [first, f"{first}-2", f"{first}-3"]
+    roots = [tmp_path / str(n % 2) for n in range(20)]  # ledgers are named by the run
+    names = {RunWriter.create(root, "my:fun/seed0").folder.name for root in roots}
+    assert len(names) == 20
+    pattern = r"20260102-120005-my-fun-seed0-[0-9a-f]{8}"
+    assert all(re.fullmatch(pattern, name) for name in names)
 
 
 def test_a_folder_that_cannot_be_made_is_a_users_mistake(tmp_path):

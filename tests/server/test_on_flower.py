@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from superlink import COMPLETED, local_superlink, run_app
 from torch import equal
-
-from fairfal_flwr.command.launch import COMPLETED, local_superlink, run_app
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
