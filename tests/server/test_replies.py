@@ -72,6 +72,7 @@ LYING = Array("float32", (1,), "numpy.ndarray", Array(np.zeros((2, 2), F32)).dat
 
 GOOD = Array(np.zeros(1, F32))
 LONGER = Array("float32", (1,), "numpy.ndarray", GOOD.data + b"\0")
+OTHER_HEAD = Array("float32", (1,), "numpy.ndarray", b"PK\x03\x04" + GOOD.data[4:])
 OTHER_KIND = Array("float32", (1,), "torch", GOOD.data)
 OTHER_WORDS = Array("float64", (1,), "numpy.ndarray", GOOD.data)
 
@@ -163,6 +164,7 @@ MALFORMED = {
     "pickled bytes": (lambda: with_arrays(b=PICKLED), "its b cannot be read"),
     "an archive": (lambda: with_arrays(b=archive(1)), "its b cannot be read"),
     "one byte more": (lambda: with_arrays(b=LONGER), "its b cannot be read"),
+    "an archive's head": (lambda: with_arrays(b=OTHER_HEAD), "its b cannot be read"),
     "another serialization": (lambda: with_arrays(b=OTHER_KIND), "its b cannot be"),
     "another type than its bytes": (
         lambda: with_arrays(b=OTHER_WORDS),
