@@ -1,7 +1,9 @@
 """A malformed reply is dropped and named; the others are used."""
 
+import io
 import logging
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -67,6 +69,28 @@ F32 = np.float32
 TRUNCATED = Array("float32", (1,), "numpy.ndarray", Array(np.zeros(1, F32)).data[:-2])
 PICKLED = Array("object", (1,), "numpy.ndarray", b"\x80\x04K\x01.")
 LYING = Array("float32", (1,), "numpy.ndarray", Array(np.zeros((2, 2), F32)).data)
+
+GOOD = Array(np.zeros(1, F32))
+LONGER = Array("float32", (1,), "numpy.ndarray", GOOD.data + b"\0")
+OTHER_HEAD = Array("float32", (1,), "numpy.ndarray", b"PK\x03\x04" + GOOD.data[4:])
+OTHER_KIND = Array("float32", (1,), "torch", GOOD.data)
+OTHER_WORDS = Array("float64", (1,), "numpy.ndarray", GOOD.data)
+
+
+def archive(size):
+    """Return an .npz of zeros, which is a thousandth of what it expands to."""
+    file = io.BytesIO()
+    np.savez_compressed(file, np.zeros(size, F32))
+    return Array("float32", (1,), "numpy.ndarray", file.getvalue())
+
+
+def claiming(shape):
+    """Return an array whose bytes say that there are many more."""
+    head = io.BytesIO()
+    said = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, said)
+    return Array("float32", (1,), "numpy.ndarray", head.getvalue() + b"\0" * 4)
+
 
 # Each malformed reply to a train request, and what is said about it.
 MALFORMED = {
@@ -138,6 +162,20 @@ MALFORMED = {
     ),
     "truncated bytes": (lambda: with_arrays(b=TRUNCATED), "its b cannot be read"),
     "pickled bytes": (lambda: with_arrays(b=PICKLED), "its b cannot be read"),
+    "an archive": (lambda: with_arrays(b=archive(1)), "its b cannot be read"),
+    "one byte more": (lambda: with_arrays(b=LONGER), "its b cannot be read"),
+    "an archive's head": (lambda: with_arrays(b=OTHER_HEAD), "its b cannot be read"),
+    "another serialization": (lambda: with_arrays(b=OTHER_KIND), "its b cannot be"),
+    "another type than its bytes": (
+        lambda: with_arrays(b=OTHER_WORDS),
+        r"its b is float64 \[1\], not float32",
+    ),
+    "a terabyte": (lambda: with_arrays(b=claiming((2**38,))), r"\[274877906944\], not"),
+    "an endless list": (
+        lambda: with_metric(loss=[1] * 10**5),
+        r"its loss is \[1, 1, 1, ...\], not a finite number",
+    ),
+    "half a billion years": (lambda: with_metric(seconds=1e16), "its seconds is 1e"),
     "bytes of another shape": (
         lambda: with_arrays(b=LYING),
         r"its b is float32 \[2, 2\], not float32 \[1\]",
@@ -155,6 +193,27 @@ def test_a_malformed_reply_is_told_in_one_line(name):
     with pytest.raises(ValueError, match=line) as error:
         check_train_reply(make(), SENT, NUM_SAMPLES)
     assert "\n" not in str(error.value)
+
+
+def test_nothing_is_decoded_before_its_size_is_right():
+    """A quarter of a gigabyte behind a few hundred kilobytes."""
+    bomb = with_arrays(b=archive(2**26))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its b cannot be read"):
+        check_train_reply(bomb, SENT, NUM_SAMPLES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_an_array_that_lies_column_by_column_passes():
+    """As PyTorch's channels-last weights do in NumPy's bytes."""
+    columns = np.asfortranarray(np.ones((2, 3), F32))
+    sent = pack_weights({"w": torch.ones(2, 3)})
+    content = good(weights={"w": torch.ones(2, 3)})
+    content["arrays"]["w"] = Array(columns)
+    assert b"'fortran_order': True" in content["arrays"]["w"].data
+    check_train_reply(content, sent, NUM_SAMPLES)
 
 
 @pytest.mark.parametrize("count", [1, NUM_SAMPLES])
