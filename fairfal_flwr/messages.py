@@ -182,7 +182,7 @@ class Request(_Payload):
 
 
 # The smallest that a number of a request may be.
-LEAST = {"cycle": 1, "round": 1, "server_round": 0, "lr": 0, "proximal_mu": 0}
+LEAST = {"cycle": 1, "round": 1, "lr": 0, "proximal_mu": 0}
 
 
 @dataclass(frozen=True)

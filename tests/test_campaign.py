@@ -39,7 +39,8 @@ SMALL = {
 }
 
 # All that may ever leave a client: weights, counts, losses, the imbalance, timings,
-# one bit about the choice of the model, and which client it is.
+# one bit about the choice of the model, which client it is, and how many entries its
+# ledger has with the start of their digest.
 ALLOWED_REPLY_KEYS = {
     "query.status": {"client", "num-samples", "num-labeled", "on-gpu"},
     "query.imbalance": {"imbalance", "seconds"},
@@ -49,6 +50,7 @@ ALLOWED_REPLY_KEYS = {
         "num-labeled",
         "num-unlabeled",
         "global-query",
+        "ledger",
         "local-training-seconds",
         "outputs-seconds",
         "selection-seconds",
@@ -158,7 +160,7 @@ def test_only_what_is_allowed_leaves_a_client(small):
         assert set(reply.content) == {"metrics", *arrays}
         assert set(scalars) <= ALLOWED_REPLY_KEYS[kind]
         lists = {name for name, value in scalars.items() if isinstance(value, list)}
-        assert lists <= {"class-counts", "class-hits"}
+        assert lists <= {"class-counts", "class-hits", "ledger"}
         assert set(arrays) == ({"arrays"} if kind == "train" else set())
         for record in arrays.values():
             sent = next(r for r in grid.requests if r.metadata.message_type == "train")

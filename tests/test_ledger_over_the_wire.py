@@ -17,7 +17,7 @@ from fairfal_flwr.server.campaign import Campaign
 def campaign(tmp_path):
     """Return a campaign of which a cycle is annotated and trained once."""
     keys = {"federation.round-retries": 0, "annotation.quorum": 1.0}
-    values = small(tmp_path, "a", **keys)
+    values = small(tmp_path, "a", **keys, **{"state-dir": str(tmp_path / "state")})
     find_participant.cache_clear()
     made = Campaign(RunConfig.from_flat(values), InProcessGrid(values, 3))
     made.state = made.meet_clients(made.state)

@@ -175,7 +175,7 @@ def read_head(path: Path) -> Head:
     """
     try:
         words = path.read_bytes().decode(errors="replace").split()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Head()
     if len(words) == 3 and words[2] == _check_digits(*words[:2]):
         return Head(int(words[0]), words[1])

@@ -33,8 +33,8 @@ def gaussian_epsilon(delta: float, ratio: float) -> float:
 
     Examples
     --------
-    >>> round(gaussian_epsilon(1e-5, 1.0), 3)
-    4.378
+    >>> round(gaussian_epsilon(1e-5, 1.0), 2)
+    4.38
     """
     if gaussian_delta(0.0, ratio) <= delta:
         return 0.0

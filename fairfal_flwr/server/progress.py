@@ -1,8 +1,8 @@
 """What a run prints on its way."""
 
+import json
 import logging
 import math
-import shlex
 from collections import deque
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -105,10 +105,9 @@ class Progress:
         log.info("results so far: %s", folder)
         if saved is not None:
             log.info(
-                "stopped; what is done up to cycle %d, round %d is saved; go on with: "
-                "fairfal run --resume %s",
+                "saved up to cycle %d, round %d; campaign.resume=%s goes on",
                 *saved,
-                shlex.quote(str(folder)),
+                json.dumps(str(folder)),
             )
 
     def _time_left(self, row: RoundRow) -> str:

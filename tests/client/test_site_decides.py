@@ -95,7 +95,6 @@ def test_a_cycle_that_makes_no_sense_is_refused_without_a_policy_too(
         ({"round": 0}, "round is 0; allowed: >= 1"),
         ({"lr": float("nan")}, "lr is nan; allowed: >= 0"),
         ({"lr": "0.1"}, "lr is '0.1'"),
-        ({"server-round": -1}, "server-round is -1"),
         ({"proximal-mu": -0.5}, "proximal-mu is -0.5"),
         ({"proximal-mu": float("inf")}, "proximal-mu is inf"),
     ],

@@ -42,7 +42,9 @@ def test_an_alias_stands_for_another_service():
 def test_on_loopback_no_port_of_a_container_is_left(service):
     network = Loopback()
     described = compose.load("compose.yml")[service]
-    words = described["command"] + described.get("healthcheck", {}).get("test", [])
+    words = described.get("command", []) + described.get("healthcheck", {}).get(
+        "test", []
+    )
     said = " ".join(network.translate(service, words, {}))
     numbers = set(re.findall(r"\d{4,}", said))
     assert numbers.isdisjoint({"8000", "9094", "9099"})

@@ -1,5 +1,7 @@
 """What the campaign tells its recorder, found again in the files of the run."""
 
+import re
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -25,7 +27,8 @@ def recorder(tmp_path):
 
 
 def test_a_run_is_named_after_what_it_is_of(recorder):
-    assert recorder.name.endswith("-digits-examples.my_strategy-rarest_first-seed7")
+    what = r"digits-examples\.my_strategy-rarest_first-seed7"
+    assert re.fullmatch(rf"\d{{8}}-\d{{6}}-{what}-[0-9a-f]{{8}}", recorder.name)
     run = read_run(recorder.folder)
     assert run.summary is None
     assert run.config["query.strategy"] == OWN

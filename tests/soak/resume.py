@@ -4,7 +4,7 @@ A forked process runs the campaign through real messages; SIGKILL ends it after 
 time, and another goes on from the checkpoint, until one finishes. Weights, selections
 and every row but for its times must equal those of the run that nobody disturbed::
 
-    python tests/soak/resume.py --kills 20
+    python tests/soak/resume.py --count 20
 """
 
 import argparse
@@ -187,7 +187,7 @@ def _one(
 def main() -> None:
     """Print a line for each case; exit 1 if any run differs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES)
     arguments = parser.parse_args()
@@ -196,7 +196,7 @@ def main() -> None:
     wrong = 0
     for case in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
-            found = survive(Path(folder), case, arguments.kills, arguments.seed)
+            found = survive(Path(folder), case, arguments.count, arguments.seed)
         wrong += len(found[1])
         print(f"{case}: {found[0]} kills, {found[1] or 'no difference'}", flush=True)
     sys.exit(wrong > 0)
