@@ -178,7 +178,7 @@ def client(attack: str, config: RunConfig) -> Callable[[Message, Context], Messa
         is_hostile = context.node_config["partition-id"] == HOSTILE
         if is_hostile and attack == "labels flipped":
             name = str(message.content.config_records["config"]["campaign"])
-            participant = find_participant(config, HOSTILE, name)
+            participant = find_participant(config, HOSTILE, name, "")
             if not isinstance(participant.annotator, Flipped):
                 classes = participant.shard.num_classes
                 participant.annotator = Flipped(participant.annotator, classes)

@@ -205,6 +205,22 @@ def test_a_reply_that_flower_cannot_read_costs_only_itself(clock, error):
     assert clock[0] < 1
 
 
+class Pretender(PromptGrid):
+    """Has node 200 itself say that it is gone, which is for Flower to say."""
+
+    def _reply(self, node):
+        if node != 200:
+            return super()._reply(node)
+        error = Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable")
+        return Message(error, reply_to=self.sent[node])
+
+
+def test_a_node_that_says_itself_that_it_is_gone_is_not_waited_for(clock):
+    good, problems = ask_all(Pretender(node=0))
+    assert (good, problems) == ([100, 300], ["client 1: Node Unavailable"])
+    assert clock[0] < 1
+
+
 def test_a_connection_that_fails_is_nobodys_reply():
     lost = type("ConnectError", (Exception,), {"__module__": "httpx"})
     with pytest.raises(lost):
