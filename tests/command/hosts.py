@@ -21,6 +21,12 @@ def name_of(pid: int) -> str:
     return _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode()
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """Return a process's environment."""
+    entries = _read(Path(f"/proc/{pid}/environ")).decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
 def catches(pid: int, number: int) -> bool:
     """Tell whether a process has a handler of its own for a signal."""
     status = _read(Path(f"/proc/{pid}/status")).decode()

@@ -1,10 +1,14 @@
 """Real runs of `fairfal run`: who can use them, and what is left when they end."""
 
 import functools
+import http.client
+import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -12,11 +16,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from dummy import write_app
-from hosts import catches, listening, name_of, processes_with, wait_until
+from hosts import (
+    catches,
+    environment_of,
+    listening,
+    name_of,
+    processes_with,
+    wait_until,
+)
 
 from fairfal_flwr.command import launch
 from fairfal_flwr.command.guard import members
@@ -29,12 +41,14 @@ pytestmark = [
 FAIRFAL = Path(sys.executable).with_name("fairfal")
 PATH = os.pathsep.join([str(FAIRFAL.parent), os.environ.get("PATH", os.defpath)])
 RESUMABLE, NOT_YET = 61, 60  # seeds: the dummy leaves a checkpoint, or none
+START = 400.0  # until Ray runs
 SECONDS = 30.0  # generous: machines of CI share their cores
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 # One method of each of Ray's services; `PushTask` runs what it is given.
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
     "/ray.rpc.CoreWorkerService/PushTask",
 )
 
@@ -84,7 +98,7 @@ def running(app: Path, seed: int) -> Iterator[Running]:
         # A shell starts what runs in its background with SIGINT ignored.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    watchdog = threading.Timer(300, process.kill)
+    watchdog = threading.Timer(2 * START, process.kill)
     watchdog.start()
     try:
         yield Running(process, f"{name}={value}")
@@ -103,7 +117,13 @@ def app(tmp_path):
 
 def test_a_run_tells_how_it_really_ended_and_leaves_nothing(app, monkeypatch):
     monkeypatch.setenv("TEST_STOPS", f"{os.getpid()}-direct")
-    homes = set(Path("/tmp").glob("fairfal-*"))
+    homes = []
+
+    def make_home(**arguments):
+        homes.append(Path(tempfile.mkdtemp(**arguments)))
+        return str(homes[-1])
+
+    monkeypatch.setattr(launch, "tempfile", SimpleNamespace(mkdtemp=make_home))
     bundle, lines = launch.build_bundle(app), []
     endings = [
         launch.run_app(bundle, {"seed": seed}, num_supernodes=2, echo=lines.append)
@@ -112,7 +132,8 @@ def test_a_run_tells_how_it_really_ended_and_leaves_nothing(app, monkeypatch):
     assert endings == [None, "an unlucky seed"]
     assert [x for x in lines if x.startswith("seed")] == ["seed is 4", "seed is 13"]
     assert any("ValueError: an unlucky seed" in line for line in lines)
-    assert set(Path("/tmp").glob("fairfal-*")) == homes
+    assert len(homes) == 2
+    assert not any(home.exists() for home in homes)
     assert set(processes_with(f"TEST_STOPS={os.getpid()}-direct")) <= {os.getpid()}
 
 
@@ -160,7 +181,7 @@ def test_a_signal_stops_a_run_that_only_begins(app, moment):
         if moment == "importing":
             wait_until(lambda: catches(pid, signal.SIGTERM), SECONDS)
         else:
-            wait_until(lambda: run.pid_of(moment), 200)
+            wait_until(lambda: run.pid_of(moment), START)
         run.process.terminate()
         code, errors = run.end()
         assert code == 143
@@ -169,16 +190,17 @@ def test_a_signal_stops_a_run_that_only_begins(app, moment):
 
 
 def test_kill_9_takes_everything_along(app):
-    homes = set(Path("/tmp").glob("fairfal-*"))
     with running(app, NOT_YET) as run:
         run.wait_for_results()
-        wait_until(lambda: run.pid_of("ray::ClientAppActor"), 200)
+        wait_until(lambda: run.pid_of("ray::ClientAppActor"), START)
+        home = Path(environment_of(run.pid_of("guard.py"))["FLWR_HOME"])
         ports = listening(run.pids())
         assert ports
+        assert home.is_dir()
         run.process.kill()
         wait_until(lambda: run.pids() == [], SECONDS)
         assert not ports.keys() & listening([*map(int, all_pids())]).keys()
-        wait_until(lambda: set(Path("/tmp").glob("fairfal-*")) == homes, SECONDS)
+        assert not home.exists()
 
 
 def all_pids() -> list[str]:
@@ -207,80 +229,61 @@ def is_the_serverapp(pid: int) -> bool:
 # Who can use it
 
 
-PROBE = """
-import sys
-import grpc
-
-def call(port, method):
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        try:
-            channel.unary_unary(method)(b"", timeout=5)
-        except grpc.RpcError as error:
-            return error.code().name
-    return "OK"
-
-print(*[call(*pair.split("=")) for pair in sys.argv[1:]])
-"""
-
-
 def test_nobody_else_can_use_what_a_run_listens_on(app):
-    """Another user of the host, or the same without the secret, is turned away.
+    """Who does not know the secret is turned away, and no other user can read it.
 
     Ray's ports run code for whoever they listen to. Every one of them is asked by each
     of Ray's services and by HTTP: none may do anything.
     """
     with running(app, NOT_YET) as run:
         run.wait_for_results()
-        wait_until(lambda: run.pid_of("ray::ClientAppActor"), 200)
-        wait_until(lambda: run.pid_of("ray::RuntimeEnvAgent"), 200)
+        wait_until(lambda: run.pid_of("ray::ClientAppActor"), START)
+        wait_until(lambda: run.pid_of("ray::RuntimeEnvAgent"), START)
         ports = listening(run.pids())
         assert len(ports) > 3
         assert set(ports.values()) <= LOOPBACK
         answers = {port: answers_of(port) for port in ports}
         assert all("OK" not in codes for codes in answers.values())
         assert all({"UNAUTHENTICATED", 401} & codes for codes in answers.values())
-        environment = Path(f"/proc/{run.pid_of('gcs_server')}/environ").read_bytes()
-        (token,) = [
-            entry.partition(b"=")[2].decode()
-            for entry in environment.split(b"\0")
-            if entry.startswith(b"RAY_AUTH_TOKEN=")
-        ]
-        # Ray knows its own by the token, so the probe asks what it seems to ask.
-        assert any(asked_with(token, port) for port in ports)
+        pid = run.pid_of("gcs_server")
+        values = environment_of(pid)
+        # With it the question is answered, so it is the secret that was missing.
+        right = ("authorization", f"Bearer {values['RAY_AUTH_TOKEN']}")
+        assert "OK" in {ask(port, METHODS[0], right) for port in ports}
+        assert stat.S_IMODE(Path(values["FLWR_HOME"]).stat().st_mode) == 0o700
+        assert not others_can_read(Path(f"/proc/{pid}/environ"))
 
 
 def answers_of(port: int) -> set[str | int]:
-    pairs = [f"{port}={method}" for method in METHODS]
-    other = {"user": 65534, "group": 65534, "extra_groups": []}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *pairs],
-        cwd="/",
-        env={},
-        capture_output=True,
-        text=True,
-        check=True,
-        **(other if os.geteuid() == 0 else {}),
-    )
-    return {*done.stdout.split(), http_answer(port)}
+    wrong = ("authorization", f"Bearer {'ab' * 32}")
+    calls = itertools.product(METHODS, ([], [wrong]))
+    return {*(ask(port, method, *secret) for method, secret in calls), post(port)}
 
 
-def http_answer(port: int) -> int:
+def ask(port: int, method: str, *metadata: tuple[str, str]) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=10, metadata=metadata)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+def post(port: int) -> int:
     url = f"http://127.0.0.1:{port}/get_or_create_runtime_env"
     try:
         with urllib.request.urlopen(url, data=b"x", timeout=5) as reply:
             return int(reply.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:  # it speaks something else
+    except (OSError, http.client.HTTPException):  # it speaks something else
         return 0
 
 
-def asked_with(token: str, port: int) -> bool:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        try:
-            channel.unary_unary(METHODS[0])(
-                b"", timeout=5, metadata=[("authorization", f"Bearer {token}")]
-            )
-        except grpc.RpcError:
-            return False
-    return True
+def others_can_read(file: Path) -> bool:
+    """Ask as another user, which only root can."""
+    if os.geteuid() != 0:
+        return False
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    done = subprocess.run(["cat", file], capture_output=True, **nobody)
+    return done.returncode == 0
