@@ -10,7 +10,7 @@ from pathlib import Path
 
 import compose
 import pytest
-from federation import Federation, Run, copy_docker, federation
+from federation import SECONDS, Federation, Run, copy_docker, federation
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -245,9 +245,10 @@ def test_a_node_killed_in_a_query_is_waited_for(secure):
 
 def test_a_campaign_goes_on_after_its_server_and_the_superlink_were_killed(secure):
     """In the second cycle: what was labeled is neither lost nor asked for again."""
-    keys = {"campaign.num-rounds": 3, "campaign.checkpoint-seconds": 0}
+    keys = {"campaign.num-rounds": 2, "campaign.checkpoint-seconds": 0}
     run = start_run(secure, **keys)
-    secure._wait(lambda: "cycle 2/2  round 1/3" in run.output, "the second cycle")
+    begun = "cycle 2/2  round 1/2"
+    secure._wait(lambda: begun in run.output, "the second cycle", 4 * SECONDS)
     folder = results(secure, run)
     secure.kill("superexec-serverapp")
     secure.cut_and_start_again("superlink", *(site(n)[0] for n in SITES))
@@ -263,7 +264,7 @@ def test_a_campaign_goes_on_after_its_server_and_the_superlink_were_killed(secur
     assert [labels_by_cycle(secure, n, folder.name) for n in SITES] == labels
     run_of = read_run(folder)
     assert [(row.cycle, row.round) for row in run_of.rounds] == [
-        *((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
+        *((1, 1), (1, 2), (2, 1), (2, 2))
     ]
     assert [event.kind for event in run_of.events].count("resumed") == 1
 
