@@ -299,6 +299,7 @@ def test_the_program_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):
 
 def test_a_signal_unwinds_once_asked_for_and_not_where_it_is_ignored(capfd):
     """Under `nohup` a closed terminal stops nothing."""
+    interrupt = signal.getsignal(signal.SIGINT)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with cli._stopped_by_signals():
@@ -308,7 +309,7 @@ def test_a_signal_unwinds_once_asked_for_and_not_where_it_is_ignored(capfd):
         assert stopped.value.number == signal.SIGTERM
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is interrupt
     assert capfd.readouterr().err == "fairfal: stopping ...\n"
 
 
