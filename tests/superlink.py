@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -26,6 +27,7 @@ from fairfal_flwr.command import guard, launch
 
 COMPLETED = "finished:completed"
 SECONDS = 120.0
+BIN = str(Path(sys.executable).parent)  # Flower's programs, also outside its venv
 _CONNECTION = "tests"
 _STARTED = re.compile(r"Successfully started run (\d+)")
 
@@ -55,7 +57,9 @@ def local_superlink() -> Iterator[SuperLink]:
     ) as folder:
         home = Path(folder)
         address = f"127.0.0.1:{free_port()}"
-        link = SuperLink(address, home, launch._environment(home, verbose=False))
+        own = {"PATH": os.pathsep.join([BIN, os.environ.get("PATH", os.defpath)])}
+        environment = launch._environment(home, verbose=False) | own
+        link = SuperLink(address, home, environment)
         connection = {_CONNECTION: {"address": address, "insecure": True}}
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": connection}))
         process = _start(link)
