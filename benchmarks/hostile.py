@@ -57,6 +57,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "fedadam": {"federation.eta": 0.01},
     "fedadagrad": {"federation.eta": 0.01},
     "fedyogi": {"federation.eta": 0.01},
+    "qfedavg": {"federation.client-learning-rate": 0.1},  # of train.lr it hardly moves
     "krum": {"federation.num-malicious-nodes": 1},
     "multikrum": {
         "federation.num-malicious-nodes": 1,
