@@ -136,7 +136,7 @@ class _Payload:
         return {
             _key(name): value
             for name, value in values.items()
-            if name not in ARRAY_RECORDS and value is not None and value != []
+            if name not in ARRAY_RECORDS and value is not None
         }
 
 
@@ -153,7 +153,7 @@ class Request(_Payload):
     """From the server; names the campaign that the client's ledger belongs to.
 
     `ledger` is the head of that ledger as the server last heard of it, so that a client
-    can tell whether its ledger went back in time; empty where it never did.
+    can tell whether its ledger went back in time; None where it never did.
 
     Raises
     ------
@@ -166,7 +166,7 @@ class Request(_Payload):
     message_type: ClassVar[str]
 
     campaign: str
-    ledger: list[int] = field(default_factory=list, kw_only=True)
+    ledger: list[int] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         name = self.campaign
@@ -175,7 +175,7 @@ class Request(_Payload):
                 f"the campaign is {name!r:.100}; allowed: at most 200 letters, digits "
                 "and `._-`, the first of them no dot"
             )
-        if self.ledger and not is_head(self.ledger):
+        if self.ledger is not None and not is_head(self.ledger):
             raise ValueError(f"the ledger is {self.ledger!r:.100}; allowed: two counts")
         for each in fields(self):
             _check_number(each.name, each.type, getattr(self, each.name))

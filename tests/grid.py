@@ -18,6 +18,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from client_app import app as client_app
 from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.runs.events import EventKind
+from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server import recorder
 from fairfal_flwr.server.campaign import Campaign
 from fairfal_flwr.server.privacy import make_private
@@ -131,6 +133,12 @@ def run_campaign(
 def strategy_of(config: RunConfig) -> Strategy:
     """Return the strategy of a run in its privacy wrapper; node k is client k."""
     return make_private(make_strategy(config, frozenset(), int), config)
+
+
+def facts_of(campaign: Campaign, kind: EventKind) -> list[Any]:
+    """Return what the events of a kind say, in their order."""
+    events = read_run(campaign.recorder.folder).events
+    return [event.facts for event in events if event.kind == kind]
 
 
 def same_weights(first: Campaign, second: Campaign) -> bool:

@@ -14,6 +14,7 @@ PACKAGE = "fairfal_flwr"
 FLOORS = (
     ("errors", "kinds"),
     ("files", "paths", "randomness", "device", "console"),
+    ("tensor_file",),
     ("messages", "models", "query", "runs"),
     ("data", "report"),
     ("config",),

@@ -3,12 +3,13 @@
 import shutil
 
 import pytest
-from grid import InProcessGrid, small
+from grid import InProcessGrid, facts_of, small
 
 from fairfal_flwr.client.ledger_chain import Head
 from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server.campaign import Campaign
 
@@ -53,7 +54,7 @@ def test_a_head_survives_a_message():
     assert back.entries == 7
     assert len(back.digest) == 15
     assert head.digest.startswith(back.digest)
-    assert Head.from_numbers([]) == Head()
+    assert Head.from_numbers(None) == Head()
 
 
 def test_a_state_folder_that_is_gone_is_named_and_nothing_is_created(campaign):
@@ -91,6 +92,6 @@ def test_a_client_without_its_ledger_is_left_out_and_said(campaign):
     campaign.state = campaign.step(campaign.state)
     run = read_run(campaign.recorder.folder)
     assert run.rounds[-1].clients == 2
-    (dropped,) = [e.facts for e in run.events if e.kind == "reply-dropped"]
+    (dropped,) = facts_of(campaign, EventKind.REPLY_DROPPED)
     assert dropped["client"] == 1
     assert "is missing" in dropped["reason"]

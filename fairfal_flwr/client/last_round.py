@@ -16,6 +16,7 @@ from torch import Tensor
 from fairfal_flwr.client.pool import values_at
 from fairfal_flwr.client.round_files import Moment, RoundFiles
 from fairfal_flwr.messages import TrainRequest, Weights
+from fairfal_flwr.tensor_file import below
 
 __all__ = ["LastRound", "LastRounds"]
 
@@ -92,8 +93,9 @@ class LastRounds:
 
     def _last(self, moments: Iterable[Moment]) -> LastRound | None:
         moment = max(moments, default=None)
-        tensors = None if moment is None else self.files.read(moment)
-        return None if moment is None or tensors is None else _round(moment, tensors)
+        if moment is None or (tensors := self.files.read(moment)) is None:
+            return None
+        return _round(moment, tensors)
 
 
 def _tensors(last: LastRound) -> dict[str, Tensor]:
@@ -107,15 +109,7 @@ def _tensors(last: LastRound) -> dict[str, Tensor]:
 def _round(moment: Moment, tensors: Mapping[str, Tensor]) -> LastRound:
     return LastRound(
         *moment,
-        weights=_below(WEIGHT, tensors),
+        weights=below(WEIGHT, tensors),
         sample_ids=tensors[SAMPLE_IDS].numpy(),
-        watched={name: v.numpy() for name, v in _below(WATCHED, tensors).items()},
+        watched={name: v.numpy() for name, v in below(WATCHED, tensors).items()},
     )
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -30,6 +30,7 @@ from fairfal_flwr.client.ledger_backups import (
     seconds_since_backup,
 )
 from fairfal_flwr.client.ledger_chain import (
+    UNKNOWN,
     DamageError,
     Head,
     append,
@@ -53,8 +54,6 @@ SampleIds = NDArray[np.int64]
 
 # A person's answers are copied at most this often, in seconds; a batch always.
 BACKUP_EVERY = 60.0
-
-UNKNOWN = Head()
 
 # The last answer that a cycle's training sees; all answers while it is open. A cycle
 # that was never closed itself, because the client took no part, ends with a later one.

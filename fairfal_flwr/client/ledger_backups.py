@@ -23,9 +23,9 @@ from fairfal_flwr.client.ledger_file import (
     inspect,
     now,
     place,
-    settle,
 )
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import settle
 
 __all__ = [
     "Backup",

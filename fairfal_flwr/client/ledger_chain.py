@@ -56,12 +56,15 @@ class Head(NamedTuple):
         return [self.entries, int(self.digest[:SHORT] or "0", 16)]
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[int]) -> "Head":
+    def from_numbers(cls, numbers: Sequence[int] | None) -> "Head":
         """Return the head with the start of a digest; without numbers, unknown."""
-        if not numbers:
+        if numbers is None:
             return cls()
         entries, start = numbers
         return cls(entries, f"{start:0{SHORT}x}")
+
+
+UNKNOWN = Head()
 
 
 class DamageError(Exception):

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger_backups import head_file, offer
-from fairfal_flwr.client.ledger_chain import DamageError, Head, head_of, read_head
+from fairfal_flwr.client.ledger_chain import (
+    UNKNOWN,
+    DamageError,
+    Head,
+    head_of,
+    read_head,
+)
 from fairfal_flwr.client.ledger_file import Summary, connection, inspect
 from fairfal_flwr.errors import UserError
 
 __all__ = ["check_contains", "check_never_was", "examine", "trouble"]
-
-UNKNOWN = Head()
 
 
 def examine(path: Path, server: Head = UNKNOWN) -> Summary:
@@ -86,9 +90,7 @@ def check_contains(
         entry = db.execute(query, (min(head.entries, last.entries),)).fetchone()
     if last.entries < head.entries:
         found = f"it has {last.entries} entries, but {who} knows {head.entries}"
-    elif entry and not entry[0].startswith(
-        head.digest
-    ):  # without an entry, it was given up
+    elif entry and not entry[0].startswith(head.digest):  # without one, it is given up
         found = f"entry {head.entries} is not the one that {who} knows"
     else:
         return

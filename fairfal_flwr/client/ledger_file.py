@@ -1,6 +1,5 @@
 """The SQLite file of a ledger: its schema, how it comes to be, how it is checked."""
 
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 from fairfal_flwr.client.ledger_chain import DamageError, Head, append, verify
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import settle
 
 __all__ = [
     "Summary",
@@ -23,7 +23,6 @@ __all__ = [
     "migrate",
     "now",
     "place",
-    "settle",
 ]
 
 APPLICATION_ID = 0x4646414C  # "FFAL"
@@ -180,15 +179,6 @@ def place(path: Path) -> Iterator[Path]:
         with suppress(FileExistsError):
             path.hardlink_to(temporary)
     settle(path.parent)
-
-
-def settle(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def inspect(path: Path, access: str = "mode=ro") -> Summary:

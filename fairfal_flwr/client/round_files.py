@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.files import replacing
+from fairfal_flwr.tensor_file import read_tensors, write_tensors
 
 __all__ = ["RoundFiles"]
 
@@ -59,8 +58,7 @@ class RoundFiles:
         path = self.path(moment)
         if not path.exists():
             return None
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return read_tensors(path)[0]
 
     def write(self, moment: Moment, tensors: Mapping[str, Tensor]) -> None:
         """Keep the tensors of a round; a crash leaves the old file or the new.
@@ -72,9 +70,7 @@ class RoundFiles:
         """
         path = self.path(moment)
         try:
-            with replacing(path) as temporary:
-                whole = {n: value.contiguous().cpu() for n, value in tensors.items()}
-                save_file(whole, temporary)
+            write_tensors(path, tensors, {})
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"Cannot write {self._what} {path}: {error}; set `state-dir` to a "

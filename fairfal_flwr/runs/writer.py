@@ -18,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.files import append_line, replacing
+from fairfal_flwr.files import append_line, replacing, settle
 from fairfal_flwr.runs.events import Event, EventKind, entry_of_event
 from fairfal_flwr.runs.rows import QueryRow, RoundRow, Row, Summary, entry_of
 
@@ -82,7 +82,12 @@ class RunWriter:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of rounds.csv and queries.csv, which are on the disk now."""
-        return {name: _synced(self.folder / name) for name in (ROUNDS, QUERIES)}
+        sizes = {}
+        for path in (self.folder / ROUNDS, self.folder / QUERIES):
+            if is_there := path.exists():
+                settle(path)
+            sizes[path.name] = path.stat().st_size if is_there else 0
+        return sizes
 
     def cut(self, sizes: Mapping[str, int]) -> None:
         """Cut off what was appended since `sizes` returned these.
@@ -144,11 +149,10 @@ class RunWriter:
 
     def save_model(self, weights: dict[str, Any], **metadata: int) -> None:
         """Replace model.safetensors by these tensors."""
-        from safetensors.torch import save_file  # brings PyTorch along
+        from fairfal_flwr.tensor_file import write_tensors  # brings PyTorch along
 
         text = {key: str(value) for key, value in metadata.items()}
-        with replacing(self.folder / MODEL) as path:
-            save_file(weights, path, metadata=text)
+        write_tensors(self.folder / MODEL, weights, text)
 
     def event(self, kind: EventKind, /, **facts: Any) -> None:
         """Append what happens now to events.jsonl."""
@@ -164,12 +168,3 @@ class RunWriter:
         head = StringIO()
         csv.DictWriter(head, list(entry)).writeheader()
         append_line(self.folder / name, text.getvalue(), head=head.getvalue())
-
-
-def _synced(path: Path) -> int:
-    """Return the size of a file once all of it is on the disk; 0 without one."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return file.seek(0, os.SEEK_END)

@@ -217,7 +217,7 @@ class Campaign:
 
     def _is_over(self, state: CampaignState) -> bool:
         campaign = self.config.campaign
-        return (state.cycle, state.round) == (campaign.num_cycles, campaign.num_rounds)
+        return state.moment == (campaign.num_cycles, campaign.num_rounds)
 
     def _select_request(
         self, cycle: int, name: str, needs: Requirements, state: CampaignState

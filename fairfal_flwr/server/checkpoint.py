@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fairfal_flwr.config import CHANGEABLE, RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.files import replacing
 from fairfal_flwr.paths import output_root
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.writer import CHECKPOINT
 from fairfal_flwr.server.state import CampaignState
+from fairfal_flwr.tensor_file import below, read_tensors, write_tensors
 
 __all__ = [
     "Checkpoint",
@@ -123,12 +122,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "memory": {n: value for n, value in memory.items() if n not in arrays},
         "sizes": dict(checkpoint.sizes),
     }
-    whole = {name: value.contiguous() for name, value in tensors.items()}
     text = json.dumps(facts)
-    metadata = {"campaign": text, "digest": _digest(text, whole)}
+    metadata = {"campaign": text, "digest": _digest(text, tensors)}
     try:
-        with replacing(folder / CHECKPOINT) as path:
-            save_file(whole, path, metadata=metadata)
+        write_tensors(folder / CHECKPOINT, tensors, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"Cannot write {folder / CHECKPOINT}: {error}; the last one is still good: "
@@ -151,9 +148,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             "once it has met its clients; start it anew."
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         text = metadata["campaign"]
         is_whole = metadata["digest"] == _digest(text, tensors)
     except OSError as error:
@@ -168,8 +163,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     tensors = {name: tensors[name] for name in facts["order"]}
     return Checkpoint(
         facts["config"],
-        _state(facts["state"], _below(WEIGHTS, tensors)),
-        _nested(_arrays(_below(MEMORY, tensors)) | facts["memory"]),
+        _state(facts["state"], below(WEIGHTS, tensors)),
+        _nested(_arrays(below(MEMORY, tensors)) | facts["memory"]),
         facts["sizes"],
     )
 
@@ -224,14 +219,6 @@ def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:
         else:
             whole[key] = _with_lists(value) if isinstance(value, dict) else value
     return whole
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

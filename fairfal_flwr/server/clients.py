@@ -237,8 +237,9 @@ class Clients:
         """
         timeout = self.federation.round_timeout
         started = monotonic()
+        clients = self._clients()
         for message in messages:
-            client = self._clients().get(message.metadata.dst_node_id, -1)
+            client = clients.get(message.metadata.dst_node_id, -1)
             if head := self.ledgers.get(client):
                 name_ledger(message, head)
         replies, lost = exchange(
@@ -263,10 +264,10 @@ class Clients:
         lost: Mapping[int, str],
         check: Check,
     ) -> Answers:
-        answers = Answers({}, {}, set())
+        clients, answers = self._clients(), Answers({}, {}, set())
         for node in self._ordered(m.metadata.dst_node_id for m in messages):
             if (reply := replies.get(node)) is not None:
-                problem = problem_of(reply, check, self._clients().get(node, -1))
+                problem = problem_of(reply, check, clients.get(node, -1))
             elif node in lost:
                 problem = lost[node]
             else:

@@ -87,11 +87,11 @@ def test_a_round_without_followed_samples_survives_too(rounds):
 def test_a_crash_while_writing_keeps_the_round_as_it_was(rounds, monkeypatch):
     rounds.write(a_round(), NEVER)
 
-    def torn(tensors, path):
+    def torn(tensors, path, metadata):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fairfal_flwr.client.round_files.save_file", torn)
+    monkeypatch.setattr("fairfal_flwr.tensor_file.save_file", torn)
     with pytest.raises(KeyboardInterrupt):
         rounds.write(a_round(watched={}), NEVER)
     assert rounds.before_cycle(3).watched["changes"].tolist() == [1, 0, 4]

@@ -4,6 +4,7 @@ import sqlite3
 
 import numpy as np
 import pytest
+from sample_ids import ids
 
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Ledger
@@ -13,10 +14,6 @@ from fairfal_flwr.errors import UserError
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "campaign" / "client-0000.sqlite"
-
-
-def ids(*values):
-    return np.array(values, dtype=np.int64)
 
 
 def test_requests_become_labels(path):

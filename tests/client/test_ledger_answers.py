@@ -2,16 +2,12 @@
 
 import sqlite3
 
-import numpy as np
 import pytest
+from sample_ids import ids
 
 from fairfal_flwr.client import ledger as ledger_module
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Ledger
-
-
-def ids(*values):
-    return np.array(values, dtype=np.int64)
 
 
 @pytest.fixture

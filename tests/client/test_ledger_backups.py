@@ -6,6 +6,7 @@ from time import time
 
 import numpy as np
 import pytest
+from sample_ids import ids
 from typer.testing import CliRunner
 
 from fairfal_flwr.client import ledger as ledger_module
@@ -15,10 +16,6 @@ from fairfal_flwr.client.ledger_backups import newest_good, restore
 from fairfal_flwr.client.ledger_file import inspect
 from fairfal_flwr.command.cli import app
 from fairfal_flwr.errors import UserError
-
-
-def ids(*values):
-    return np.array(values, dtype=np.int64)
 
 
 @pytest.fixture

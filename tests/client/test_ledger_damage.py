@@ -7,16 +7,13 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from sample_ids import ids
 
 from fairfal_flwr.client import ledger as ledger_module
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Head, Ledger
 from fairfal_flwr.client.ledger_chain import DamageError, verify
 from fairfal_flwr.errors import UserError
-
-
-def ids(*values):
-    return np.array(values, dtype=np.int64)
 
 
 @pytest.fixture

@@ -10,26 +10,17 @@ import pytest
 import tomli_w
 import typer
 from dummy import PROJECT, write_app
+from summaries import a_summary
 from typer.testing import CliRunner
 
 from fairfal_flwr import __version__
 from fairfal_flwr.command import cli, launch
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.runs.lock import hold, release
-from fairfal_flwr.runs.rows import CycleRow, Summary, entry_of
+from fairfal_flwr.runs.rows import CycleRow, entry_of
 
 CYCLE = CycleRow(1, 9, 0.5, 0.5, 0.5, 0.5, (0.5,), None, None, 1.0, 2.0)
-SUMMARY = Summary(
-    run="a",
-    finished=True,
-    strategy="fairfal",
-    federation="fedavg",
-    privacy=None,
-    data="digits",
-    seed=3,
-    seconds=2.0,
-    cycles=(CYCLE,),
-)
+SUMMARY = a_summary(finished=True, cycles=(CYCLE,))
 
 
 @pytest.fixture

@@ -8,19 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from run_rows import CYCLES, QUERIES, ROUNDS, SUMMARIES
+from summaries import a_summary
 
-from fairfal_flwr.runs.rows import CycleRow, RoundRow, Summary, entry_of, row_of
+from fairfal_flwr.runs.rows import CycleRow, RoundRow, entry_of, row_of
 
 CYCLE = CycleRow(1, 30, 0.1, 0.5, math.nan, 0.25, (1.0, math.nan), None, 2, 0.5, 1.5)
-SUMMARY = Summary(
-    run="a",
+SUMMARY = a_summary(
     finished=True,
-    strategy="fairfal",
-    federation="fedavg",
     privacy={"mechanism": "local", "settings": {"clipping_norm": 1.0}},
-    data="digits",
-    seed=3,
-    seconds=2.0,
     cycles=(CYCLE,),
 )
 

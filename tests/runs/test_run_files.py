@@ -16,27 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_rows import EVENTS, QUERIES, ROUNDS, SUMMARIES
 from safetensors import safe_open
+from summaries import a_summary
 
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.runs import writer as writer_module
 from fairfal_flwr.runs.events import Event, EventKind
 from fairfal_flwr.runs.reader import read_run
-from fairfal_flwr.runs.rows import QueryRow, RoundRow, Summary
+from fairfal_flwr.runs.rows import QueryRow, RoundRow
 from fairfal_flwr.runs.writer import RunWriter
 
 ROUND = RoundRow(1, 2, 9, 3, 0.25, 0.5, math.nan, 0.5, (1.0, math.nan), 0.125)
 QUERY = QueryRow(1, 0, "fairfal", 5, 4, 9, 11, None, 0.5, 0.25, 0.125, 0.75)
-SUMMARY = Summary(
-    run="a",
-    finished=False,
-    strategy="fairfal",
-    federation="fedavg",
-    privacy=None,
-    data="digits",
-    seed=3,
-    seconds=2.0,
-    cycles=(),
-)
+SUMMARY = a_summary()
 
 
 @pytest.fixture

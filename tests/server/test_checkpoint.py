@@ -94,7 +94,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path, monkeypat
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fairfal_flwr.server.checkpoint.save_file", no_room)
+    monkeypatch.setattr("fairfal_flwr.tensor_file.save_file", no_room)
     with pytest.raises(UserError, match=r"No space left .* the last one is still good"):
         write_checkpoint(tmp_path, replace(CHECKPOINT, sizes={}))
     assert read_checkpoint(tmp_path).sizes == CHECKPOINT.sizes

@@ -6,7 +6,7 @@ from collections import defaultdict
 from statistics import mean
 
 import pytest
-from grid import InProcessGrid, same_weights, small
+from grid import InProcessGrid, facts_of, same_weights, small
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
@@ -57,12 +57,8 @@ def rows_of(campaign, file):
 
 
 def left_out(campaign):
-    events = read_run(campaign.recorder.folder).events
-    return [
-        (event.facts["what"], event.facts["clients"])
-        for event in events
-        if event.kind == EventKind.LEFT_OUT
-    ]
+    facts = facts_of(campaign, EventKind.LEFT_OUT)
+    return [(fact["what"], fact["clients"]) for fact in facts]
 
 
 def test_a_site_that_fails_once_changes_nothing(tmp_path):
@@ -118,8 +114,7 @@ def test_a_site_whose_answer_is_lost_trains_with_the_labels_it_has(tmp_path):
     assert [row["clients"] for row in rows_of(campaign, "rounds.csv")] == ["3", "3"]
     assert campaign.state.labels == {0: 24, 1: 12, 2: 24}
     assert campaign.state.most_labels == {0: 24, 1: 24, 2: 24}
-    events = read_run(campaign.recorder.folder).events
-    reasons = [e.facts for e in events if e.kind == EventKind.REPLY_DROPPED]
+    reasons = facts_of(campaign, EventKind.REPLY_DROPPED)
     assert len(reasons) == 2  # the two that it failed itself
 
 

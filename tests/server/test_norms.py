@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array
-from grid import InProcessGrid, same_weights, small
+from grid import InProcessGrid, facts_of, same_weights, small
 
 from client_app import app
 from fairfal_flwr.client.participant import find_participant
@@ -91,12 +91,8 @@ def campaign_of(tmp_path, name, change, since=1, **keys):
 
 
 def dropped(campaign):
-    events = read_run(campaign.recorder.folder).events
-    return [
-        (event.facts["client"], event.facts["reason"])
-        for event in events
-        if event.kind == EventKind.REPLY_DROPPED
-    ]
+    facts = facts_of(campaign, EventKind.REPLY_DROPPED)
+    return [(fact["client"], fact["reason"]) for fact in facts]
 
 
 @pytest.mark.parametrize(
