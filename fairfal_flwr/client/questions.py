@@ -1,0 +1,150 @@
+"""What a client asked of people, and what they have said so far, question by question.
+
+Pure data: the ledger reads and writes the rows, and the rule by which several people's
+votes become an answer stands here.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+__all__ = ["Question", "Row", "StaleError", "Verdict", "verdict_of"]
+
+
+class StaleError(Exception):
+    """Somebody has answered since the person looked; nothing was written."""
+
+
+class Verdict(NamedTuple):
+    """What votes come to: a class, or None where people cannot tell; and whose."""
+
+    label: int | None
+    annotators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a ledger's answers.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 1 over the whole ledger.
+    action : {"label", "set-aside", "withdraw", "vote"}
+        A label, "cannot tell", the withdrawal of what its annotator said before, or one
+        person's word where several are asked.
+    label : int or None
+        The class of a label or a vote.
+    annotator : str
+        Who says so.
+    answered_at : str
+        ISO time in UTC.
+    """
+
+    number: int
+    action: str
+    label: int | None
+    annotator: str
+    answered_at: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sample that a client asked for, with all that was said about it.
+
+    Parameters
+    ----------
+    sample_id : int
+        Which image.
+    cycle, rank : int
+        When it was asked for, and where in the order of preference, from 0.
+    strategy : str
+        What chose it.
+    asked_at : str
+        ISO time in UTC.
+    suggestion : int or None
+        A guess of its class.
+    score : float or None
+        Why it was chosen; larger is more wanted.
+    rows : tuple of Row
+        In the order written.
+    """
+
+    sample_id: int
+    cycle: int
+    rank: int
+    strategy: str
+    asked_at: str
+    suggestion: int | None
+    score: float | None
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def last(self) -> int:
+        """The number of the last row; 0 without any."""
+        return self.rows[-1].number if self.rows else 0
+
+    @cached_property
+    def decision(self) -> Row | None:
+        """The label or "cannot tell" that stands; None while the question is open."""
+        final = [row for row in self.rows if row.action != "vote"]
+        return final[-1] if final and final[-1].action != "withdraw" else None
+
+    @cached_property
+    def votes(self) -> dict[str, int | None]:
+        """What each person said last and stands by, the latest last."""
+        votes: dict[str, int | None] = {}
+        for row in self.rows:
+            if row.action in ("vote", "withdraw"):
+                votes.pop(row.annotator, None)
+            if row.action == "vote":
+                votes[row.annotator] = row.label
+        return votes
+
+    def awaits(self, annotator: str, votes: int) -> bool:
+        """Tell whether it is open and this person has not said anything about it.
+
+        Parameters
+        ----------
+        annotator : str
+            Who asks.
+        votes : int
+            People who must agree; with 1 there are no votes.
+        """
+        return self.decision is None and not (votes > 1 and annotator in self.votes)
+
+
+def verdict_of(votes: Mapping[str, int | None], needed: int) -> Verdict | None:
+    """Return what votes come to; None while another person must be asked.
+
+    Parameters
+    ----------
+    votes : Mapping of str to int or None
+        By annotator, the latest last.
+    needed : int
+        People who must agree. One more than that decides alone.
+
+    Examples
+    --------
+    >>> verdict_of({"Ann": 3}, 2)
+    >>> verdict_of({"Ann": 3, "Bo": 3}, 2)
+    Verdict(label=3, annotators=('Ann', 'Bo'))
+    >>> verdict_of({"Ann": 3, "Bo": None}, 2)
+    >>> verdict_of({"Ann": 3, "Bo": None, "Cy": 5}, 2)
+    Verdict(label=5, annotators=('Cy',))
+    """
+    for label, count in Counter(votes.values()).items():
+        if count >= needed:
+            return Verdict(label, _voters(votes.items(), label))
+    if len(votes) > needed:
+        label = list(votes.values())[-1]
+        return Verdict(label, _voters(votes.items(), label))
+    return None
+
+
+def _voters(
+    votes: Iterable[tuple[str, int | None]], label: int | None
+) -> tuple[str, ...]:
+    return tuple(name for name, said in votes if said == label)
