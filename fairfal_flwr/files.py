@@ -1,13 +1,34 @@
 """Files that are whole, or not there, or grow by whole lines."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["append_line", "replacing", "settle", "whole_lines"]
+__all__ = ["append_line", "identity_of", "replacing", "settle", "whole_lines"]
+
+
+def identity_of(name: str, content: bytes) -> int:
+    """Return the number that stands for a file of this name and content.
+
+    Parameters
+    ----------
+    name : str
+        Its path below some folder, with slashes.
+    content : bytes
+        All of it.
+
+    Returns
+    -------
+    int
+        63 bits of BLAKE2b over the name, NUL and the content.
+    """
+    digest = hashlib.blake2b(os.fsencode(name) + b"\0", digest_size=8)
+    digest.update(content)
+    return int.from_bytes(digest.digest()) >> 1
 
 
 @contextmanager

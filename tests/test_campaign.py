@@ -299,7 +299,7 @@ def test_a_crash_between_asking_and_answering_loses_nothing(small, monkeypatch):
     )
     with pytest.raises(OSError):  # noqa: PT011
         participant.select(request)
-    asked = Ledger(participant.ledger.path, participant.shard.fingerprint).selection(1)
+    asked = Ledger(participant.ledger.path, participant.shard.identity).selection(1)
     back = Participant(config, 0, "crash")
     back.select(request)
     sample_ids, labels = back.ledger.labeled(1)

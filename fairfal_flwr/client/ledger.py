@@ -44,6 +44,7 @@ from fairfal_flwr.client.ledger_check import (
     trouble,
 )
 from fairfal_flwr.client.ledger_file import connection, create, migrate, now
+from fairfal_flwr.client.ledger_shard import check_asked, check_identity, num_images
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Head", "Ledger"]
@@ -81,8 +82,8 @@ class Ledger:
     ----------
     path : Path
         The SQLite file; created with its folder where it is missing.
-    fingerprint : str
-        Of the client's shard. A ledger belongs to one shard.
+    identity : str
+        Of the client's shard (`Shard.identity`). A ledger belongs to one shard.
     expected : Head, optional
         What the server knows of the ledger; without entries, nothing.
 
@@ -93,25 +94,46 @@ class Ledger:
         if it cannot be written, or belongs to another shard. It is left as it is.
     """
 
-    def __init__(self, path: Path, fingerprint: str, expected: Head = UNKNOWN) -> None:
+    def __init__(self, path: Path, identity: str, expected: Head = UNKNOWN) -> None:
         self.path = path
         self._tidying = Lock()
         try:
             if not path.exists():
                 check_never_was(path, expected)
-                create(path, fingerprint)
+                create(path, identity)
             examine(path, expected)
             migrate(path)
         except (OSError, sqlite3.DatabaseError) as error:
             raise trouble(path, error) from None
         with self._transaction() as db:
-            self._check_shard(db, fingerprint)
+            check_identity(path, _identity_of(db), identity)
 
     @property
     def head(self) -> Head:
         """The end of the chain, which stands for the whole content."""
         with self._transaction() as db:
             return head_of(db)
+
+    @property
+    def num_images(self) -> int:
+        """The number of images that the shard had when the ledger was made."""
+        with self._transaction() as db:
+            return num_images(_identity_of(db))
+
+    def check_asked(self, held: SampleIds) -> None:
+        """Make sure that every sample that was ever asked for is among some.
+
+        Parameters
+        ----------
+        held : ndarray, shape (n,), int64
+            Those of the shard.
+
+        Raises
+        ------
+        UserError
+            If some are not.
+        """
+        check_asked(self.path, self.requested(), held)
 
     def check_contains(self, head: Head) -> None:
         """Make sure that the ledger still has what it had when it had this head.
@@ -379,19 +401,15 @@ class Ledger:
                 error,
             )
 
-    def _check_shard(self, db: sqlite3.Connection, fingerprint: str) -> None:
-        (known,) = db.execute("SELECT fingerprint FROM shard").fetchone()
-        if known != fingerprint:
-            raise UserError(
-                f"The label ledger {self.path} belongs to images with fingerprint "
-                f"{known}, found {fingerprint}; point `state-dir` elsewhere or restore "
-                "the images."
-            )
-
     @staticmethod
     def _knows(db: sqlite3.Connection, cycle: int) -> bool:
         query = "SELECT 1 FROM selection WHERE cycle = ?"
         return db.execute(query, (cycle,)).fetchone() is not None
+
+
+def _identity_of(db: sqlite3.Connection) -> str:
+    (identity,) = db.execute("SELECT fingerprint FROM shard").fetchone()
+    return str(identity)
 
 
 def _append_answers(db: sqlite3.Connection, rows: Any) -> None:

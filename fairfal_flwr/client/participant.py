@@ -93,7 +93,8 @@ class Participant:
                 "answers so far, which needs them; sort them into one folder per class."
             )
         path = ledger_file(config.state_dir, campaign, index)
-        self.ledger = Ledger(path, shard.fingerprint)
+        self.ledger = Ledger(path, shard.identity)
+        self.ledger.check_asked(shard.sample_ids)
         self.annotator = Oracle(shard.sample_ids, labels)
         self.shard = shard.to(self.device)
         self.networks = Networks(config.model, self.shard)
@@ -104,7 +105,7 @@ class Participant:
         self._introduce()
         return StatusReply(
             client=self.index,
-            num_samples=len(self.shard),
+            num_samples=self.pool.num_images,
             num_labeled=len(self.ledger.answered()),
             on_gpu=int(self.device.type == "cuda"),
         )
@@ -194,7 +195,7 @@ class Participant:
             budget=self.pool.budget,
             num_selected=len(self.ledger.selection(request.cycle)),
             num_labeled=num_labeled,
-            num_unlabeled=len(self.shard) - num_labeled,
+            num_unlabeled=self.pool.num_images - num_labeled,
             global_query=int(self.ledger.notes(request.cycle).get("global-query", -1)),
             local_training_seconds=times.local_training,
             outputs_seconds=times.outputs,
@@ -208,7 +209,7 @@ class Participant:
         query = PoolQuery(
             self.config, self.index, self.networks, self.pool, request, last
         )
-        selection = query.run(self.pool.budget)
+        selection = query.run(min(self.pool.budget, self.pool.left))
         self.pool.record(request.cycle, query.strategy, query.holdings, selection)
         return query.times
 

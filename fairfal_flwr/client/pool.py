@@ -87,9 +87,19 @@ class Pool:
         self.ledger = ledger
 
     @property
+    def num_images(self) -> int:
+        """How many images the campaign counts on: those of its start."""
+        return self.ledger.num_images
+
+    @property
     def budget(self) -> int:
         """How many samples to label in a cycle, at least 1."""
-        return self.config.campaign.labels_per_cycle(len(self.shard))
+        return self.config.campaign.labels_per_cycle(self.num_images)
+
+    @property
+    def left(self) -> int:
+        """How many samples this campaign may still ask for."""
+        return self.num_images - len(self.ledger.requested())
 
     def as_of(self, cycle: int) -> Holdings:
         """Return what a cycle's training sees, and what no query up to it asked for."""

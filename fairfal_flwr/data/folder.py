@@ -7,14 +7,17 @@ Understood are, under `data-dir` or a node's `data-path`:
 - image files and no folders, here or in `train/`: images without labels, with
   `data.class-names` to say what they may be.
 
-Hidden files are passed over; every other file must be an image.
+Hidden files are passed over; every other file must be an image. A training image is
+identified by its path below the folder and its bytes, so others may come and go.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +27,7 @@ from fairfal_flwr.data.pixels import open_image
 from fairfal_flwr.data.reading import existing_folder, reading
 from fairfal_flwr.data.specs import ImageSpec
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import identity_of
 
 __all__ = ["FOLDER"]
 
@@ -51,9 +55,16 @@ def _read(spec: ImageSpec) -> ImageSet:
     if not train.files and not test.files:
         raise UserError(f"{spec.place}, but {str(root)!r} holds no image.")
     names = _class_names(spec, train, test)
+    files = tuple(path.relative_to(root).as_posix() for path in train.files)
+    sample_ids = np.zeros(len(files), dtype=np.int64)
+
+    def identify(position: int, content: bytes) -> None:
+        sample_ids[position] = identity_of(files[position], content)
+
     train_images, test_images = stack(
-        [_pictures(spec, train), _pictures(spec, test)], spec
+        [_pictures(spec, train, identify), _pictures(spec, test)], spec
     )
+    _check_distinct(spec, sample_ids, files)
     channels = train_images.shape[1]
     return ImageSet(
         name=spec.name,
@@ -64,6 +75,8 @@ def _read(spec: ImageSpec) -> ImageSet:
         class_names=names,
         mean=(HALF,) * channels,
         std=(HALF,) * channels,
+        sample_ids=sample_ids,
+        files=files,
     )
 
 
@@ -150,13 +163,34 @@ def _class_names(spec: ImageSpec, train: _Split, test: _Split) -> tuple[str, ...
     return spec.class_names
 
 
-def _pictures(spec: ImageSpec, split: _Split) -> Pictures:
+def _pictures(
+    spec: ImageSpec,
+    split: _Split,
+    identify: Callable[[int, bytes], None] = lambda position, content: None,
+) -> Pictures:
+    """Return pictures; `identify` is told the bytes that each is decoded from."""
+
     def read(position: int) -> Tensor:
         path = split.files[position]
         with reading(spec.place, path):
-            return open_image(path)
+            content = path.read_bytes()
+            identify(position, content)
+            return open_image(content)
 
     return Pictures(split.files, read)
+
+
+def _check_distinct(
+    spec: ImageSpec, sample_ids: npt.NDArray[np.int64], files: tuple[str, ...]
+) -> None:
+    order = np.argsort(sample_ids, kind="stable")
+    twice = np.flatnonzero(np.diff(sample_ids[order]) == 0)
+    if len(twice):
+        first, second = (files[position] for position in order[twice[0] :][:2])
+        raise UserError(
+            f"{spec.place}, but {first!r} and {second!r} have the same identity by "
+            "chance; rename one of them."
+        )
 
 
 def _numbers(labels: tuple[str, ...], names: tuple[str, ...]) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from fairfal_flwr.data.specs import ImageSpec
@@ -32,6 +34,12 @@ class ImageSet:
         The class with label ``c`` is ``class_names[c]``.
     mean, std : tuple of float
         One per channel, for pixels scaled to [0, 1].
+    sample_ids : ndarray, shape (N,), or None
+        int64, what identifies each training image wherever its row is; None where its
+        row does.
+    files : tuple of str
+        The file of each training image, below the spec's folder; empty where an image
+        is no file.
     """
 
     name: str
@@ -42,6 +50,8 @@ class ImageSet:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sample_ids: npt.NDArray[np.int64] | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

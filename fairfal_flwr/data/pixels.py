@@ -9,7 +9,7 @@
 """
 
 import struct
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +29,8 @@ _LUMA = (0.299, 0.587, 0.114)
 _CHUNK = 4096
 
 
-def open_image(path: Path) -> Tensor:
-    """Read an image file.
+def open_image(content: bytes) -> Tensor:
+    """Read what an image file holds.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def open_image(path: Path) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(content)) as image:
             return decode(image)
     except UnidentifiedImageError:
         raise ValueError("it is no image") from None

@@ -1,6 +1,7 @@
 """What one client holds."""
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,8 +32,8 @@ class Shard:
     images : Tensor, shape (N, channels, height, width)
         uint8.
     sample_ids : ndarray, shape (N,)
-        int64, ascending: the row of each image in the whole training set. It
-        identifies the sample for good.
+        int64, ascending: what identifies each sample for good. Of a file its path and
+        content (`identity_of`), else the row in the whole training set.
     test_images : Tensor, shape (M, channels, height, width)
         uint8; the client's part of the test set, M may be 0.
     test_labels : Tensor, shape (M,)
@@ -43,6 +44,11 @@ class Shard:
         One per channel, for pixels scaled to [0, 1].
     fingerprint : str
         16 hex digits of a SHA-256 over the number, shape and bytes of `images`.
+    files : tuple of str
+        The file of each image, below `folder`; empty where images are no files. Where
+        a folder is sorted by class, a path tells the class.
+    folder : str
+        Absolute; empty without files.
     """
 
     images: Tensor
@@ -53,6 +59,8 @@ class Shard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    files: tuple[str, ...] = ()
+    folder: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +69,17 @@ class Shard:
     def num_classes(self) -> int:
         """The number of classes, whether or not the client has images of each."""
         return len(self.class_names)
+
+    @property
+    def identity(self) -> str:
+        """What a ledger belongs to: content, number of images, names of the classes.
+
+        Three words. The content of files is in their samples' identities, so the first
+        word only says that they are files.
+        """
+        names = hashlib.sha256(json.dumps(self.class_names).encode()).hexdigest()[:16]
+        content = "files" if self.files else self.fingerprint
+        return f"{content} {len(self)} {names}"
 
     def to(self, device: torch.device | str) -> "Shard":
         """Return the same shard with its tensors on a device."""
@@ -150,14 +169,21 @@ def _make(images: ImageSpec, partition: PartitionSpec, client: int) -> Entry:
     else:
         train, test = partition_rows(images, partition)
         rows, test_rows = train[client], test[client]
-    return _entry(image_set, rows, test_rows, images.memory_mb)
+    folder = str(images.path) if image_set.files else ""
+    return _entry(image_set, rows, test_rows, folder, images.memory_mb)
 
 
-def _entry(image_set: ImageSet, rows: Rows, test_rows: Rows, memory_mb: int) -> Entry:
+def _entry(
+    image_set: ImageSet, rows: Rows, test_rows: Rows, folder: str, memory_mb: int
+) -> Entry:
+    sample_ids = rows.copy()
+    if image_set.sample_ids is not None:
+        rows = rows[np.argsort(image_set.sample_ids[rows])]
+        sample_ids = image_set.sample_ids[rows]
     images = _take(image_set.train_images, rows, memory_mb)
     arrays: dict[str, npt.NDArray[Any]] = {
         "images": images,
-        "sample_ids": rows.copy(),
+        "sample_ids": sample_ids,
         "test_images": _take(image_set.test_images, test_rows, memory_mb),
         "test_labels": image_set.test_labels.numpy()[test_rows],
     }
@@ -168,6 +194,8 @@ def _entry(image_set: ImageSet, rows: Rows, test_rows: Rows, memory_mb: int) -> 
         "mean": image_set.mean,
         "std": image_set.std,
         "fingerprint": _fingerprint(images),
+        "files": [image_set.files[row] for row in rows] if image_set.files else [],
+        "folder": folder,
     }
     return Entry(arrays, facts)
 
@@ -187,14 +215,16 @@ def _from_entry(entry: Entry) -> tuple[Shard, Tensor | None]:
         mean=tuple(entry.facts["mean"]),
         std=tuple(entry.facts["std"]),
         fingerprint=entry.facts["fingerprint"],
+        files=tuple(entry.facts["files"]),
+        folder=entry.facts["folder"],
     )
     return shard, arrays.get("labels")
 
 
 def _take(images: Tensor, rows: Rows, memory_mb: int) -> npt.NDArray[np.uint8]:
-    """Return some images, by ascending row, without a second copy in memory."""
+    """Return some images; all in their own order without a second copy in memory."""
     array: npt.NDArray[np.uint8] = images.numpy()
-    if len(rows) == len(array):
+    if np.array_equal(rows, np.arange(len(array))):
         return array
     taken = image_buffer((len(rows), *array.shape[1:]), memory_mb)
     for start in range(0, len(rows), _CHUNK):

@@ -333,10 +333,23 @@ def test_unlabeled_shards_stay_unlabeled(tmp_path, forbid_making):
     assert load(tmp_path, images=images, partition=partition)[1] is None
 
 
+def test_files_and_their_identities_are_kept(tmp_path, forbid_making):
+    images = ImageSpec("folder", str(write_tree(tmp_path / "own")), of_one_client=True)
+    made = load(tmp_path, images=images)
+    assert len(made[0].files) == 5
+    forbid_making()
+    kept = load(tmp_path, images=images)
+    assert same(made, kept)
+    assert kept[0].identity == made[0].identity
+    assert (kept[0].files, kept[0].folder) == (made[0].files, str(tmp_path / "own"))
+
+
 def test_the_manifest_holds_no_label(tmp_path):
     load(tmp_path)
     manifest = json.loads((entries(tmp_path)[0] / "manifest.json").read_text())
-    assert set(manifest["facts"]) == {"class_names", "mean", "std", "fingerprint"}
+    assert manifest["facts"].keys() == {
+        *("class_names", "mean", "std", "fingerprint", "files", "folder")
+    }
 
 
 def test_missing_files_are_told_and_not_found_in_the_cache(tmp_path):

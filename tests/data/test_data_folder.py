@@ -1,6 +1,7 @@
 """Folders of image files, and all that can be wrong with them."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fairfal_flwr.data import ImageSpec, load_image_set, pictures, reading
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import identity_of
 
 
 def load(folder, **options):
@@ -33,6 +35,40 @@ def test_a_tree_is_read_in_the_order_of_its_names(tmp_path):
     )
     assert images.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 40, 41]
     assert (images.mean, images.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_an_image_is_identified_by_its_path_and_its_bytes(tmp_path):
+    images = load(write_tree(tmp_path))
+    path = tmp_path / "train" / "dog" / "001.png"
+    assert images.files[4] == "train/dog/001.png"
+    assert images.sample_ids[4] == identity_of("train/dog/001.png", path.read_bytes())
+    before = images.sample_ids.tolist()
+    os.utime(path, (1, 1))
+    (tmp_path / "test" / "cat" / "000.png").unlink()
+    assert load(tmp_path).sample_ids.tolist() == before
+    path.rename(path.with_name("002.png"))
+    assert load(tmp_path).sample_ids.tolist()[:4] == before[:4]
+    assert load(tmp_path).sample_ids[4] != before[4]
+
+
+def test_a_name_that_is_no_text_has_an_identity_too(tmp_path):
+    write_tree(tmp_path)
+    odd = os.fsdecode(b"\xff.png")
+    picture(7).save(tmp_path / "train" / "dog" / odd)
+    images = load(tmp_path)
+    assert images.files[-1] == f"train/dog/{odd}"
+    assert len(set(images.sample_ids.tolist())) == 6
+
+
+def test_two_images_of_one_identity_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fairfal_flwr.data.folder.identity_of", lambda name, _: int("000" in name)
+    )
+    refused(
+        write_tree(tmp_path, {"cat": 2, "dog": 1}),
+        r"'train/cat/000.png' and 'train/dog/000.png' have the same identity by "
+        r"chance; rename one of them\.$",
+    )
 
 
 def test_class_names_of_the_config_give_the_numbers(tmp_path):

@@ -1,12 +1,14 @@
 """One client's shard, the oracle's answers and the server's test set."""
 
 import dataclasses
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from image_files import picture, write_tree
+from PIL import Image
 
 from fairfal_flwr.data import (
     ImageSpec,
@@ -23,7 +25,9 @@ from fairfal_flwr.data import (
 from fairfal_flwr.data import partition as partition_module
 from fairfal_flwr.data import shard as shard_module
 from fairfal_flwr.data.fashion_mnist import DEBIAN_FOLDER
+from fairfal_flwr.data.partition import partition_rows
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.files import identity_of
 
 DIGITS = ImageSpec("digits")
 
@@ -248,8 +252,63 @@ def test_a_node_s_own_folder_is_its_whole_shard(tmp_path):
     partition = dealt(num_clients=3, imbalance_ratio=20.0)
     shard, labels = load_shard(of_one_client(tmp_path), partition, 2)
     assert len(shard) == 5
-    assert shard.sample_ids.tolist() == list(range(5))
-    assert labels.tolist() == shard.test_labels.tolist() == [0, 0, 0, 1, 1]
+    assert sorted(labels.tolist()) == shard.test_labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def value_of(path) -> int:
+    return int(np.asarray(Image.open(path))[0, 0, 0])
+
+
+@pytest.mark.parametrize("client", [0, 1, None])
+@pytest.mark.parametrize("num_clients", [1, 3])
+def test_images_that_are_files_stand_in_the_order_of_their_identities(
+    tmp_path, client, num_clients
+):
+    write_tree(tmp_path, {"cat": 6, "dog": 7})
+    own = client is None
+    spec = of_one_client(tmp_path) if own else ImageSpec("folder", str(tmp_path))
+    partition = dealt(num_clients=num_clients, alpha=100.0)
+    shard, labels = load_shard(spec, partition, (client or 0) % num_clients)
+    paths = [tmp_path / name for name in shard.files]
+    ids = [
+        identity_of(name, path.read_bytes())
+        for name, path in zip(shard.files, paths, strict=True)
+    ]
+    assert shard.sample_ids.tolist() == ids == sorted(ids)
+    assert shard.images[:, 0, 0, 0].tolist() == [value_of(path) for path in paths]
+    names = [shard.class_names[label] for label in labels]
+    assert names == [path.parent.name for path in paths]
+    assert shard.folder == str(tmp_path)
+
+
+def test_a_folder_is_dealt_by_its_names_whatever_the_identities_are(tmp_path):
+    """The deal is that of rows, as of any other set with these labels."""
+    write_tree(tmp_path, {"cat": 9, "dog": 8})
+    spec, partition = ImageSpec("folder", str(tmp_path)), dealt(num_clients=3)
+    files = load_image_set(spec).files
+    assert list(files) == sorted(files)
+    rows, _ = partition_rows(spec, partition)
+    for client in range(3):
+        shard, _ = load_shard(spec, partition, client)
+        assert sorted(shard.files) == [files[row] for row in rows[client]]
+
+
+def test_the_identity_of_a_shard_tells_names_and_order_of_the_classes(tmp_path):
+    write_tree(tmp_path / "a", {"cat": 3, "dog": 3})
+    picture(99).save(tmp_path / "a" / "train" / "dog" / "more.png")
+
+    def identity(*names: str) -> list[str]:
+        spec = replace(of_one_client(tmp_path / "a"), class_names=names)
+        return load_shard(spec, dealt(), 0)[0].identity.split()
+
+    plain = identity()
+    assert plain[:2] == ["files", "7"]
+    assert identity("cat", "dog") == plain
+    assert identity("dog", "cat")[2] != plain[2]
+    assert identity("cat", "dog", "emu")[2] != plain[2]
+    digits = load_shard(DIGITS, dealt(), 2)[0]
+    assert digits.identity.split()[:2] == [digits.fingerprint, "287"]
+    assert (digits.files, digits.folder) == ((), "")
 
 
 def test_a_node_s_own_folder_is_named_in_messages(tmp_path):
@@ -277,8 +336,8 @@ def test_images_without_labels_are_dealt_in_equal_parts(tmp_path):
     shards = [load_shard(images, partition, client) for client in range(3)]
     assert [len(shard) for shard, _ in shards] == [3, 2, 2]
     assert {labels for _, labels in shards} == {None}
-    ids = chain.from_iterable(shard.sample_ids.tolist() for shard, _ in shards)
-    assert sorted(ids) == list(range(7))
+    files = chain.from_iterable(shard.files for shard, _ in shards)
+    assert sorted(files) == [f"{value}.png" for value in range(7)]
 
 
 @pytest.mark.parametrize(
