@@ -14,8 +14,9 @@ what comes later counts from the next cycle on.
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, repeat
 from pathlib import Path
 from threading import Lock
@@ -44,7 +45,9 @@ from fairfal_flwr.client.ledger_check import (
     trouble,
 )
 from fairfal_flwr.client.ledger_file import connection, create, migrate, now
+from fairfal_flwr.client.ledger_questions import last_number, questions_of
 from fairfal_flwr.client.ledger_shard import check_asked, check_identity, num_images
+from fairfal_flwr.client.questions import Answer, Question, Row, StaleError, rows_of
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Head", "Ledger"]
@@ -65,10 +68,12 @@ LAST_ANSWER = """
     )
 """
 
-# The last row of each sample decides; the parameter is the last answer that counts.
+# The last row of each sample decides, votes left out; the parameter is the last answer
+# that counts.
 LATEST = """
     SELECT sample_id, action, label FROM answer WHERE number IN (
-        SELECT max(number) FROM answer WHERE number <= {last} GROUP BY sample_id
+        SELECT max(number) FROM answer
+        WHERE number <= {last} AND action != 'vote' GROUP BY sample_id
     )
 """
 LATEST_NOW = LATEST.format(last="(SELECT max(number) FROM answer)")
@@ -82,8 +87,9 @@ class Ledger:
     ----------
     path : Path
         The SQLite file; created with its folder where it is missing.
-    identity : str
-        Of the client's shard (`Shard.identity`). A ledger belongs to one shard.
+    identity : str or None
+        Of the client's shard (`Shard.identity`). A ledger belongs to one shard; None
+        opens one that is there already, whosever it is.
     expected : Head, optional
         What the server knows of the ledger; without entries, nothing.
 
@@ -94,19 +100,24 @@ class Ledger:
         if it cannot be written, or belongs to another shard. It is left as it is.
     """
 
-    def __init__(self, path: Path, identity: str, expected: Head = UNKNOWN) -> None:
+    def __init__(
+        self, path: Path, identity: str | None, expected: Head = UNKNOWN
+    ) -> None:
         self.path = path
         self._tidying = Lock()
         try:
             if not path.exists():
                 check_never_was(path, expected)
+                if identity is None:
+                    raise UserError(f"There is no label ledger {path}.")
                 create(path, identity)
             examine(path, expected)
             migrate(path)
         except (OSError, sqlite3.DatabaseError) as error:
             raise trouble(path, error) from None
-        with self._transaction() as db:
-            check_identity(path, _identity_of(db), identity)
+        if identity is not None:
+            with self._transaction() as db:
+                check_identity(path, _identity_of(db), identity)
 
     @property
     def head(self) -> Head:
@@ -214,18 +225,24 @@ class Ledger:
         self, sample_ids: SampleIds, labels: NDArray[np.int64], annotator: str
     ) -> None:
         """Append the classes of samples that were asked for, all or none."""
-        rows = zip(
-            sample_ids.tolist(),
-            repeat("label"),
-            labels.tolist(),
-            repeat(annotator),
-            repeat(now()),
-            strict=False,
-        )
+        pairs = zip(sample_ids.tolist(), labels.tolist(), strict=True)
         with self._writing(backup_every=0) as db:
+            numbers, time = count(last_number(db) + 1), now()
+            rows = [
+                Row(number, sample_id, "label", label, annotator, time)
+                for number, (sample_id, label) in zip(numbers, pairs, strict=False)
+            ]
             _append_answers(db, rows)
 
-    def answer(self, sample_id: int, label: int | None, annotator: str) -> None:
+    def answer(
+        self,
+        sample_id: int,
+        label: int | None,
+        annotator: str,
+        *,
+        seen: int | None = None,
+        votes: int = 1,
+    ) -> None:
         """Append a person's answer; it is on the disk when this returns.
 
         Parameters
@@ -236,21 +253,72 @@ class Ledger:
             Its class; None if the person cannot tell, which sets the sample aside.
         annotator : str
             Who says so.
-        """
-        action = "set-aside" if label is None else "label"
-        with self._writing() as db:
-            _append_answers(db, [(sample_id, action, label, annotator, now())])
+        seen : int, optional
+            `Question.last` as the person saw it.
+        votes : int, default 1
+            People who must agree.
 
-    def withdraw(self, sample_id: int, annotator: str) -> None:
-        """Take an answer back, by a row of its own: the sample waits again.
+        Raises
+        ------
+        StaleError
+            If somebody said something since; nothing is written then.
+        """
+        if self.answer_all([Answer(sample_id, label, annotator, seen)], votes):
+            raise StaleError
 
-        What a closed cycle's training sees stays. Without an answer to take back,
-        nothing happens.
+    def answer_all(self, answers: Sequence[Answer], votes: int = 1) -> list[Answer]:
+        """Append answers in their order, all or none of those that are not stale.
+
+        Parameters
+        ----------
+        answers : sequence of Answer
+            Of samples that were asked for.
+        votes : int, default 1
+            People who must agree.
+
+        Returns
+        -------
+        list of Answer
+            What was not written, since somebody said something after it was `seen`.
+        """
+        stale: list[Answer] = []
+        rows: list[Row] = []
+        with self._writing() as db:
+            questions = questions_of(db, [answer.sample_id for answer in answers])
+            first, time = last_number(db) + 1, now()
+            for answer in answers:
+                question = questions[answer.sample_id]
+                if answer.seen not in (None, question.last):
+                    stale.append(answer)
+                    continue
+                said = rows_of(answer, question, votes, first + len(rows), time)
+                questions[answer.sample_id] = replace(
+                    question, rows=question.rows + said
+                )
+                rows += said
+            _append_answers(db, rows)
+        return stale
+
+    def withdraw(
+        self, sample_id: int, annotator: str, *, seen: int | None = None
+    ) -> None:
+        """Take an answer or a vote back, by a row of its own: the sample waits again.
+
+        What a closed cycle's training sees stays. Without an answer or a vote of this
+        person to take back, nothing happens.
+
+        Raises
+        ------
+        StaleError
+            If somebody said something since this was `seen`; nothing is written then.
         """
         with self._writing() as db:
-            query = f"SELECT action FROM ({LATEST_NOW}) WHERE sample_id = ?"
-            if db.execute(query, (sample_id,)).fetchone() not in (None, ("withdraw",)):
-                row = (sample_id, "withdraw", None, annotator, now())
+            question = questions_of(db, [sample_id])[sample_id]
+            if seen not in (None, question.last):
+                raise StaleError
+            if question.decision or annotator in question.votes:
+                number = last_number(db) + 1
+                row = Row(number, sample_id, "withdraw", None, annotator, now())
                 _append_answers(db, [row])
 
     def close(self, cycle: int) -> None:
@@ -311,6 +379,18 @@ class Ledger:
             "WHERE own.value = :name AND cycle <= :cycle) ORDER BY sample_id",
             {"name": name, "cycle": cycle},
         )
+
+    def questions(self) -> list[Question]:
+        """Return all that was ever asked, by cycle and rank, with what was said."""
+        with self._transaction() as db:
+            return list(questions_of(db).values())
+
+    def closed_cycles(self) -> int:
+        """Return the last cycle whose answers are closed; 0 without any."""
+        with self._transaction() as db:
+            query = "SELECT coalesce(max(cycle), 0) FROM closing"
+            (cycle,) = db.execute(query).fetchone()
+        return int(cycle)
 
     def unanswered(self) -> SampleIds:
         """Return the samples that wait for an answer, in the order asked."""
@@ -412,18 +492,11 @@ def _identity_of(db: sqlite3.Connection) -> str:
     return str(identity)
 
 
-def _append_answers(db: sqlite3.Connection, rows: Any) -> None:
+def _append_answers(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Append rows and their entry; without rows, none."""
-    query = "SELECT coalesce(max(number), 0) FROM answer"
-    (before,) = db.execute(query).fetchone()
-    db.executemany(
-        "INSERT INTO answer (sample_id, action, label, annotator, answered_at) "
-        "VALUES (?, ?, ?, ?, ?)",
-        rows,
-    )
-    (last,) = db.execute(query).fetchone()
-    if last > before:
-        append(db, "answer", before + 1, last)
+    db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)", rows)
+    if rows:
+        append(db, "answer", rows[0].number, rows[-1].number)
 
 
 def _column(values: NDArray[Any] | None) -> Iterator[Any] | list[Any]:

@@ -77,8 +77,14 @@ CREATION = (
     """CREATE TABLE answer (
     number INTEGER PRIMARY KEY,
     sample_id INTEGER NOT NULL REFERENCES request (sample_id),
-    action TEXT NOT NULL CHECK (action IN ('label', 'set-aside', 'withdraw')),
-    label INTEGER CHECK ((label IS NOT NULL) = (action = 'label')),
+    action TEXT NOT NULL CHECK (action IN ('label', 'set-aside', 'withdraw', 'vote')),
+    label INTEGER CHECK (
+        CASE action
+            WHEN 'label' THEN label IS NOT NULL
+            WHEN 'vote' THEN TRUE
+            ELSE label IS NULL
+        END
+    ),
     annotator TEXT NOT NULL,
     answered_at TEXT NOT NULL
 )""",

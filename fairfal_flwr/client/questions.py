@@ -10,11 +10,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-__all__ = ["Question", "Row", "StaleError", "Verdict", "verdict_of"]
+__all__ = [
+    "Answer",
+    "Question",
+    "Row",
+    "StaleError",
+    "Verdict",
+    "rows_of",
+    "verdict_of",
+]
 
 
 class StaleError(Exception):
     """Somebody has answered since the person looked; nothing was written."""
+
+
+class Answer(NamedTuple):
+    """What a person says about a question.
+
+    Parameters
+    ----------
+    sample_id : int
+        Which.
+    label : int or None
+        A class; None if the person cannot tell.
+    annotator : str
+        Who.
+    seen : int or None
+        `Question.last` as the person saw it; None to answer whatever was said.
+    """
+
+    sample_id: int
+    label: int | None
+    annotator: str
+    seen: int | None = None
 
 
 class Verdict(NamedTuple):
@@ -24,14 +53,15 @@ class Verdict(NamedTuple):
     annotators: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of a ledger's answers.
 
     Parameters
     ----------
     number : int
         Counted from 1 over the whole ledger.
+    sample_id : int
+        Which question.
     action : {"label", "set-aside", "withdraw", "vote"}
         A label, "cannot tell", the withdrawal of what its annotator said before, or one
         person's word where several are asked.
@@ -44,6 +74,7 @@ class Row:
     """
 
     number: int
+    sample_id: int
     action: str
     label: int | None
     annotator: str
@@ -116,6 +147,44 @@ class Question:
         return self.decision is None and not (votes > 1 and annotator in self.votes)
 
 
+def rows_of(
+    answer: Answer, question: Question, votes: int, number: int, time: str
+) -> tuple[Row, ...]:
+    """Return what an answer adds to a ledger.
+
+    Parameters
+    ----------
+    answer : Answer
+        What a person says.
+    question : Question
+        About what, with all that was said before.
+    votes : int
+        People who must agree. With more than one the answer is a vote, and what the
+        votes then come to is a row of its own, by all who voted so. A vote on a
+        question that was decided opens it first.
+    number : int
+        Of the first row.
+    time : str
+        ISO time in UTC.
+    """
+    sample_id, label, annotator, _ = answer
+    said: list[tuple[str, int | None, str]] = []
+    if votes == 1:
+        said.append((_action(label), label, annotator))
+    else:
+        if question.decision:
+            said.append(("withdraw", None, annotator))
+        said.append(("vote", label, annotator))
+        before = {who: what for who, what in question.votes.items() if who != annotator}
+        verdict = verdict_of({**before, annotator: label}, votes)
+        if verdict:
+            names = " & ".join(verdict.annotators)
+            said.append((_action(verdict.label), verdict.label, names))
+    return tuple(
+        Row(place, sample_id, *what, time) for place, what in enumerate(said, number)
+    )
+
+
 def verdict_of(votes: Mapping[str, int | None], needed: int) -> Verdict | None:
     """Return what votes come to; None while another person must be asked.
 
@@ -142,6 +211,10 @@ def verdict_of(votes: Mapping[str, int | None], needed: int) -> Verdict | None:
         label = list(votes.values())[-1]
         return Verdict(label, _voters(votes.items(), label))
     return None
+
+
+def _action(label: int | None) -> str:
+    return "set-aside" if label is None else "label"
 
 
 def _voters(

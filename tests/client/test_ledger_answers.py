@@ -8,6 +8,7 @@ from sample_ids import ids
 from fairfal_flwr.client import ledger as ledger_module
 from fairfal_flwr.client import ledger_file
 from fairfal_flwr.client.ledger import Ledger
+from fairfal_flwr.client.questions import Answer
 
 
 @pytest.fixture
@@ -101,8 +102,12 @@ def test_a_closed_cycle_keeps_what_is_withdrawn_or_set_aside_later(ledger):
 
 
 def test_only_what_was_asked_for_can_be_answered(ledger):
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(KeyError):
         ledger.answer(5, 1, "ann")
+    with pytest.raises(KeyError):
+        ledger.answer_all([Answer(4, 1, "ann"), Answer(5, 1, "ann")])
+    with pytest.raises(KeyError):
+        ledger.withdraw(5, "ann")
     with pytest.raises(sqlite3.IntegrityError):
         ledger.record_answers(ids(4, 5), ids(1, 1), "oracle")
     assert ledger.answered().tolist() == []
