@@ -182,7 +182,16 @@ class Request(_Payload):
 
 
 # The smallest that a number of a request may be.
-LEAST = {"cycle": 1, "round": 1, "lr": 0, "proximal_mu": 0}
+LEAST = {
+    "cycle": 1,
+    "round": 1,
+    "lr": 0,
+    "proximal_mu": 0,
+    "global_imbalance": 0,
+    "awaited": 0,
+    "open": 0,
+    "seconds_left": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -195,19 +204,36 @@ class Reply(_Payload):
 
 @dataclass(frozen=True)
 class StatusRequest(Request):
-    """Ask which client this is and how many images it holds."""
+    """Ask which client this is and what it holds.
+
+    While the campaign waits for answers it says for which cycle's, for how many clients
+    that still have open questions (`awaited`), for how many questions of all clients
+    (`open`), and for how many seconds more, if there is a deadline.
+    """
 
     message_type = "query.status"
+
+    cycle: int | None = None
+    awaited: int | None = None
+    open: int | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
 class StatusReply(Reply):
-    """The client's index among the clients, its counts, and 1 if it uses a GPU."""
+    """The client's index, 1 if it uses a GPU, its counts, and the head of its ledger.
+
+    `num_open` counts the questions without an answer, `num_set_aside` the samples that
+    nobody could tell.
+    """
 
     client: int
+    on_gpu: int
     num_samples: int
     num_labeled: int
-    on_gpu: int
+    num_open: int
+    num_set_aside: int
+    ledger: list[int]
 
 
 @dataclass(frozen=True)
@@ -332,7 +358,7 @@ class SelectRequest(Request):
     def __post_init__(self) -> None:
         super().__post_init__()
         gamma = self.global_imbalance
-        if gamma is not None and not (isinstance(gamma, float) and 0 <= gamma <= 1):
+        if gamma is not None and not (isinstance(gamma, float) and gamma <= 1):
             raise ValueError(f"the global-imbalance is {gamma!r}; allowed: 0 to 1")
 
 
@@ -340,6 +366,8 @@ class SelectRequest(Request):
 class SelectReply(Reply):
     """Counts before and after, where the time went, and the head of the ledger.
 
+    `budget` is how many samples the client was to ask for, `num_selected` how many it
+    asked for, `asked_seconds` ago; `num_open` and `num_set_aside` as in `StatusReply`.
     `global_query` is 1 where the global model judged uncertainty, 0 where the local
     one did, -1 where the strategy makes no such choice.
     """
@@ -348,6 +376,9 @@ class SelectReply(Reply):
     num_selected: int
     num_labeled: int
     num_unlabeled: int
+    num_open: int
+    num_set_aside: int
+    asked_seconds: float
     global_query: int
     local_training_seconds: float
     outputs_seconds: float
@@ -377,10 +408,12 @@ def refuse(message: Message, reason: str) -> Message:
 
 def _check_number(name: str, kind: object, value: object) -> None:
     """Raise a ValueError for a number that is none, too small or not finite."""
-    if kind not in (int, float):
+    if kind not in (int, float, int | None, float | None):
+        return
+    if value is None and kind not in (int, float):
         return
     least = LEAST[name]
-    kinds = (int,) if kind is int else (int, float)
+    kinds = (int,) if kind in (int, int | None) else (int, float)
     fits = isinstance(value, kinds) and not isinstance(value, bool)
     if not fits or not math.isfinite(value) or value < least:  # type: ignore[arg-type, operator]
         raise ValueError(f"the {_key(name)} is {value!r:.100}; allowed: >= {least}")

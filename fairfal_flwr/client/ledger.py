@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from itertools import count, repeat
 from pathlib import Path
 from threading import Lock
@@ -336,12 +337,25 @@ class Ledger:
         with self._transaction() as db:
             return self._knows(db, cycle)
 
-    def last_cycle(self) -> int:
-        """Return the last cycle whose selection is recorded; 0 without any."""
+    def last_cycle(self, before: int | None = None) -> int:
+        """Return the last cycle, or that before another, whose selection is recorded.
+
+        Without any it is 0.
+        """
+        query = "SELECT coalesce(max(cycle), 0) FROM selection"
         with self._transaction() as db:
-            query = "SELECT coalesce(max(cycle), 0) FROM selection"
-            (cycle,) = db.execute(query).fetchone()
+            if before is None:
+                (cycle,) = db.execute(query).fetchone()
+            else:
+                (cycle,) = db.execute(f"{query} WHERE cycle < ?", (before,)).fetchone()
         return int(cycle)
+
+    def asked_at(self, cycle: int) -> datetime:
+        """Return when a cycle's selection was recorded."""
+        with self._transaction() as db:
+            query = "SELECT asked_at FROM selection WHERE cycle = ?"
+            (time,) = db.execute(query, (cycle,)).fetchone()
+        return datetime.fromisoformat(time)
 
     def selection(self, cycle: int) -> SampleIds:
         """Return the samples asked for in a cycle, in the order of preference."""

@@ -118,7 +118,8 @@ def _admit_cycle(
     ledger = participant.ledger
     policy.admit_cycle(request, ledger)
     if isinstance(request, SelectRequest) and not ledger.knows_cycle(request.cycle):
-        policy.admit_labels(request, participant.pool.budget, book)
+        wanted = participant.pool.wanted(request.cycle)
+        policy.admit_labels(request, wanted, book)
 
 
 def explain(error: Exception, *, full: bool) -> str:

@@ -1,13 +1,17 @@
 """One client of a campaign: its shard, its ledger, its device."""
 
 import logging
+from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from fairfal_flwr.client.annotators import Oracle
+from fairfal_flwr.client.annotators import Annotator, Oracle, People, mistaken
 from fairfal_flwr.client.last_round import LastRounds
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.networks import Networks
@@ -18,7 +22,7 @@ from fairfal_flwr.client.pool import Pool
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.client.training import train_round
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import ShardCache, load_shard
+from fairfal_flwr.data import Shard, ShardCache, load_shard
 from fairfal_flwr.device import hidden_gpu, keep_freed_memory, resolve_device
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
@@ -36,7 +40,7 @@ from fairfal_flwr.messages import (
 from fairfal_flwr.models import measure
 from fairfal_flwr.paths import CODE, ledger_file, state_root
 from fairfal_flwr.query.model_choice import balanced_counts, balanced_mean, imbalance
-from fairfal_flwr.randomness import torch_generator
+from fairfal_flwr.randomness import numpy_generator, torch_generator
 
 __all__ = ["Participant", "find_participant"]
 
@@ -87,27 +91,31 @@ class Participant:
         shard, labels = load_shard(
             config.image_spec(data_path), config.partition_spec(), index, cache=cache
         )
-        if labels is None:
-            raise UserError(
-                f"The images of client {index} have no labels, and only the oracle "
-                "answers so far, which needs them; sort them into one folder per class."
-            )
         path = ledger_file(config.state_dir, campaign, index)
+        annotator = self._annotator(path, campaign, shard, labels)
         self.ledger = Ledger(path, shard.identity)
         self.ledger.check_asked(shard.sample_ids)
-        self.annotator = Oracle(shard.sample_ids, labels)
+        self.annotator = annotator
         self.shard = shard.to(self.device)
         self.networks = Networks(config.model, self.shard)
         self.pool = Pool(config, index, self.shard, self.ledger)
 
-    def status(self, _request: StatusRequest) -> StatusReply:
-        """Say who this is and how much there is; the first message of a campaign."""
-        self._introduce()
+    def status(self, request: StatusRequest) -> StatusReply:
+        """Say who this is and how much there is.
+
+        The first message of a campaign asks for it, and each that asks how far the
+        answers to a cycle's questions are.
+        """
+        if request.cycle is None:
+            self._introduce()
+        else:
+            self.annotator.answer(self.ledger)
+            self.annotator.hear(request)
         return StatusReply(
             client=self.index,
-            num_samples=self.pool.num_images,
-            num_labeled=len(self.ledger.answered()),
             on_gpu=int(self.device.type == "cuda"),
+            num_samples=self.pool.num_images,
+            **self._answers(request.cycle or self.ledger.last_cycle() + 1),
         )
 
     def train(self, request: TrainRequest) -> TrainReply:
@@ -180,27 +188,28 @@ class Participant:
     def select(self, request: SelectRequest) -> SelectReply:
         """Choose samples, ask for their labels, and report counts.
 
-        A cycle that the ledger knows keeps its selection; what is unanswered is asked
-        again, so a request may be repeated at any time.
+        A cycle that the ledger knows keeps its selection, so a request may be repeated
+        at any time. What people have not answered is reported and waited for.
         """
-        times = QueryTimes()
-        if not self.ledger.knows_cycle(request.cycle):
-            self.ledger.close(request.cycle - 1)
+        cycle, times = request.cycle, QueryTimes()
+        if not self.ledger.knows_cycle(cycle):
+            self.ledger.close(cycle - 1)
             times = self._query(request)
-        waiting = self.ledger.unanswered()
-        answers = self.annotator.answer(waiting)
-        self.ledger.record_answers(waiting, answers, self.annotator.name)
-        num_labeled = len(self.pool.as_of(request.cycle).labels)
+        else:
+            self.annotator.prepare(self.ledger.requested())
+        self.annotator.answer(self.ledger)
+        answers = self._answers(cycle)
+        age = datetime.now(UTC) - self.ledger.asked_at(cycle)
         return SelectReply(
-            budget=self.pool.budget,
-            num_selected=len(self.ledger.selection(request.cycle)),
-            num_labeled=num_labeled,
-            num_unlabeled=self.pool.num_images - num_labeled,
-            global_query=int(self.ledger.notes(request.cycle).get("global-query", -1)),
+            budget=self.pool.wanted(cycle),
+            num_selected=len(self.ledger.selection(cycle)),
+            num_unlabeled=self.pool.num_images - answers["num_labeled"],
+            asked_seconds=max(0.0, age.total_seconds()),
+            global_query=int(self.ledger.notes(cycle).get("global-query", -1)),
             local_training_seconds=times.local_training,
             outputs_seconds=times.outputs,
             selection_seconds=times.selection,
-            ledger=self.ledger.head.numbers,
+            **answers,
         )
 
     def _query(self, request: SelectRequest) -> QueryTimes:
@@ -209,9 +218,46 @@ class Participant:
         query = PoolQuery(
             self.config, self.index, self.networks, self.pool, request, last
         )
-        selection = query.run(min(self.pool.budget, self.pool.left))
+        wanted = self.pool.wanted(request.cycle)
+        selection = query.run(min(wanted, self.pool.left))
+        chosen = self.pool.chosen(query.holdings, selection)
+        asked = np.concatenate([self.ledger.requested(), chosen])
+        self.annotator.prepare(asked)  # nobody sees a question without its image
         self.pool.record(request.cycle, query.strategy, query.holdings, selection)
         return query.times
+
+    def _annotator(
+        self, ledger: Path, campaign: str, shard: Shard, labels: Tensor | None
+    ) -> Annotator:
+        """Return who answers; `shard` is on the CPU."""
+        rules = self.config.annotation
+        if rules.by == "person":
+            return People(ledger, campaign, self.index, shard, rules.votes)
+        if labels is None:
+            raise UserError(
+                f"The images of client {self.index} have no labels, which the oracle "
+                'answers with; set annotation.by="person", or sort them into one '
+                "folder per class."
+            )
+        generator = numpy_generator(self.config.seed, "oracle-noise", self.index)
+        said = mistaken(
+            labels.numpy(), shard.num_classes, rules.oracle_noise, generator
+        )
+        return Oracle(shard.sample_ids, said, rules.oracle_delay)
+
+    def _answers(self, cycle: int) -> dict[str, Any]:
+        """Return what became of all questions as of a cycle.
+
+        Once it is closed no answer reaches it, so nothing of it is open.
+        """
+        counts = self.pool.counts(cycle)
+        is_closed = self.ledger.closed_cycles() >= cycle
+        return {
+            "num_labeled": counts.labeled,
+            "num_open": 0 if is_closed else counts.waiting,
+            "num_set_aside": counts.set_aside,
+            "ledger": self.ledger.head.numbers,
+        }
 
     def _round(self, request: TrainRequest) -> Round:
         return Round(

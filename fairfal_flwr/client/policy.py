@@ -85,7 +85,8 @@ class Policy(Section):
         campaign = config.campaign
         limits = {"cycle": campaign.num_cycles, "round": campaign.num_rounds}
         for name, most in limits.items():
-            if (number := getattr(request, name, 1)) > most:
+            number = getattr(request, name, None)
+            if number is not None and number > most:
                 raise _nonsense(name, number, f"1 to {most}")
         if isinstance(request, SelectRequest):
             name, allowed = request.strategy, (WARM_UP, config.query.strategy)
@@ -96,7 +97,7 @@ class Policy(Section):
 
     def admit_cycle(self, request: Request, ledger: Ledger) -> None:
         """Check that a request's cycle follows the last one that the ledger knows."""
-        cycle, last = getattr(request, "cycle", 0), ledger.last_cycle()
+        cycle, last = getattr(request, "cycle", None) or 0, ledger.last_cycle()
         missed = cycle - last - 1
         if self.missed_cycles is not None and missed > self.missed_cycles:
             raise _refusal("missed-cycles", f"cycle {cycle} would leave out {missed}")

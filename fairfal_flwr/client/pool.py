@@ -5,7 +5,7 @@ what it saw the first time.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from fairfal_flwr.query import Selection
 from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.randomness import torch_generator
 
-__all__ = ["Holdings", "Pool"]
+__all__ = ["Counts", "Holdings", "Pool"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ class Holdings:
         return replace(self, pool=self.pool[kept.to(self.pool.device)])
 
 
+class Counts(NamedTuple):
+    """What became of the samples that a client asked for.
+
+    Parameters
+    ----------
+    labeled, set_aside, waiting : int
+        With a label, without one as nobody could tell, and without an answer.
+    """
+
+    labeled: int
+    set_aside: int
+    waiting: int
+
+
 class Pool:
     """The labels and questions of one client, as positions in its shard.
 
@@ -95,6 +109,27 @@ class Pool:
     def budget(self) -> int:
         """How many samples to label in a cycle, at least 1."""
         return self.config.campaign.labels_per_cycle(self.num_images)
+
+    def wanted(self, cycle: int) -> int:
+        """Return for how many samples the query of a cycle is to ask.
+
+        A budget, less the questions that are still open, and with those given back that
+        nobody could tell since the query before::
+
+            n_c = max(0, b − |open_(c−1)| + |aside_(c−1)| − |aside_(p−1)|)
+
+        p is the last cycle before c with a query; both sets are as of a cycle's end.
+        """
+        done = self.counts(cycle - 1)
+        before = self.counts(self.ledger.last_cycle(cycle) - 1)
+        return max(0, self.budget - done.waiting + done.set_aside - before.set_aside)
+
+    def counts(self, cycle: int) -> Counts:
+        """Return what became of the samples asked for, as of a cycle."""
+        labeled, _ = self.ledger.labeled(cycle)
+        aside = self.ledger.set_aside(cycle)
+        asked = self.ledger.requested(cycle)
+        return Counts(len(labeled), len(aside), len(asked) - len(labeled) - len(aside))
 
     @property
     def left(self) -> int:
@@ -160,7 +195,7 @@ class Pool:
         self.ledger.record_selection(
             cycle,
             strategy,
-            sample_ids[selection.positions.cpu().numpy()],
+            self.chosen(shown, selection),
             suggestions=_as_numpy(selection.suggestions),
             scores=_as_numpy(selection.scores),
             notes=selection.notes,
@@ -169,6 +204,10 @@ class Pool:
                 for name, values in selection.memory.items()
             },
         )
+
+    def chosen(self, shown: Holdings, selection: Selection) -> NDArray[np.int64]:
+        """Return the samples that a selection means, in its order."""
+        return self.sample_ids(shown.pool[selection.positions])
 
     def sample_ids(self, positions: Tensor) -> NDArray[np.int64]:
         """Return the identities of some samples."""

@@ -7,6 +7,7 @@ What strategies, objectives, networks and image sets there are stands in `genera
 which `make config` writes from their code. So reading a configuration takes no PyTorch.
 """
 
+from fairfal_flwr.config.annotation import AnnotationConfig
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
 from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig
@@ -18,6 +19,7 @@ from fairfal_flwr.config.training import DistillConfig, LocalConfig, TrainConfig
 
 __all__ = [
     "CHANGEABLE",
+    "AnnotationConfig",
     "CampaignConfig",
     "DataConfig",
     "DistillConfig",

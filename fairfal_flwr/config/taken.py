@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "Rule", "foreign_keys"]
 
+# What only one kind of annotator takes.
+ANNOTATORS = {"oracle": ("oracle-delay", "oracle-noise"), "person": ("votes",)}
+
 _ADAPTIVE = ("adaptive", "adaptive-reversed")
 
 
@@ -118,6 +121,17 @@ RULES: dict[str, Rule] = {
     **_arguments("data.partitioner", PARTITIONERS),
     **_arguments("federation.strategy", {n: a.takes for n, a in AGGREGATIONS.items()}),
     **_arguments("privacy.mechanism", MECHANISMS),
+    **_arguments("annotation.by", ANNOTATORS),
+    **dict.fromkeys(
+        [f"annotation.{key}" for key in ("deadline", "min-labels", "poll-seconds")],
+        Rule(
+            ("annotation.by", "annotation.oracle-delay"),
+            "annotation.by person, or an oracle-delay above 0",
+            lambda config: (
+                config.annotation.by == "person" or config.annotation.oracle_delay > 0
+            ),
+        ),
+    ),
     **{name: _with("train.objective", [name]) for name in OBJECTIVES},
     "local": _queried(
         lambda facts: not {"local", "finetuned"}.isdisjoint(facts.models),

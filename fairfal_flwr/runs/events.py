@@ -22,6 +22,8 @@ class EventKind(StrEnum):
     `clients-met`     images, gpus (how many all clients have)
     `query-started`   cycle, strategy
     `query-finished`  cycle, strategy, selected, labels (of all clients together)
+    `answering`       cycle, clients, open, labeled (questions without an answer and
+                      labels of each of them), seconds-left (null without deadline)
     `round-started`   cycle, round
     `waiting`         clients (who have not answered yet), seconds (so far)
     `reply-dropped`   client, reason
@@ -43,6 +45,7 @@ class EventKind(StrEnum):
     CLIENTS_MET = "clients-met"
     QUERY_STARTED = "query-started"
     QUERY_FINISHED = "query-finished"
+    ANSWERING = "answering"
     ROUND_STARTED = "round-started"
     WAITING = "waiting"
     REPLY_DROPPED = "reply-dropped"

@@ -114,6 +114,8 @@ class RoundRow(Row):
 class QueryRow(Row):
     """One line of queries.csv: a client's choice in one cycle.
 
+    `budget` is how many samples the client was to ask for; `num_open` counts the
+    questions without an answer, `num_set_aside` the samples that nobody could tell.
     `global_query` is 1 where the global model judged uncertainty, 0 where the local one
     did, None where the strategy makes no such choice; `imbalance` is γ_k in the
     cycle that measured it.
@@ -126,6 +128,8 @@ class QueryRow(Row):
     num_selected: int
     num_labeled: int
     num_unlabeled: int
+    num_open: int
+    num_set_aside: int
     global_query: int | None
     local_training_seconds: float
     outputs_seconds: float

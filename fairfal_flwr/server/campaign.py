@@ -21,13 +21,23 @@ from fairfal_flwr.randomness import derive_seed
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.checkpoint import find_checkpoint
 from fairfal_flwr.server.clients import Clients
-from fairfal_flwr.server.counts import global_queries, labels_of, most_labels
+from fairfal_flwr.server.counts import (
+    Limits,
+    global_queries,
+    labels_of,
+    most_labels,
+)
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
 from fairfal_flwr.server.recorder import Recorder
-from fairfal_flwr.server.replies import check_imbalance_reply, check_select_reply
+from fairfal_flwr.server.replies import (
+    check_imbalance_reply,
+    check_poll_reply,
+    check_select_reply,
+)
 from fairfal_flwr.server.rows import cycle_row, round_row
 from fairfal_flwr.server.state import CampaignState
+from fairfal_flwr.server.waiting import await_answers
 
 __all__ = ["Campaign"]
 
@@ -124,18 +134,25 @@ class Campaign:
             imbalances = self.measure_imbalance(cycle, state)
             state = replace(state, mean_imbalance=mean(imbalances.values()))
             log.info("mean imbalance of the global model: %.3f", state.mean_imbalance)
-        budgets = {
-            client: self.config.campaign.labels_per_cycle(num_samples)
+        limits = {
+            client: Limits.of(self.config, num_samples, cycle)
             for client, num_samples in state.samples.items()
         }
         replies = self.clients.ask(
             self._select_request(cycle, name, needs, state),
             SelectReply,
-            lambda content, client: check_select_reply(
-                content, state.samples[client], budgets[client], cycle
-            ),
+            lambda content, client: check_select_reply(content, limits[client]),
             what=f"Cycle {cycle}, query",
             share=self.config.annotation.quorum,
+        )
+        replies = await_answers(
+            self.clients,
+            StatusRequest(campaign=self.recorder.name, cycle=cycle),
+            self.config.annotation,
+            replies,
+            sum(state.labels.get(client, 0) for client in replies),
+            lambda content, client: check_poll_reply(content, client, limits[client]),
+            self.recorder.record_standing,
         )
         self.recorder.record_queries(cycle, name, replies, imbalances)
         return replace(
@@ -143,7 +160,7 @@ class Campaign:
             cycle=cycle,
             round=0,
             labels=labels_of(replies, state),
-            most_labels=most_labels(replies, state, budgets),
+            most_labels=most_labels(replies, state, limits),
             ledgers={**state.ledgers, **{c: r.ledger for c, r in replies.items()}},
             global_queries=global_queries(replies),
             query_seconds=perf_counter() - started,

@@ -1,7 +1,7 @@
 """The clients of a campaign: who they are, and how they are asked."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import ceil
 from time import monotonic, sleep
 from typing import NamedTuple, TypeVar
@@ -69,6 +69,7 @@ class Clients:
         self.federation = federation
         self.notify = notify
         self.nodes: dict[int, int] = {}  # client index -> Flower's node id, ascending
+        self.unheard: set[int] = set()  # nodes that did not answer when last heard
         self.ledgers: Mapping[int, list[int]] = {}  # client -> head of its ledger
 
     def client_of(self, node: int) -> int:
@@ -159,6 +160,49 @@ class Clients:
             if node in good
         }
 
+    def hear(
+        self,
+        request: Request,
+        reply_type: type[ReplyT],
+        check: Check,
+        *,
+        among: Collection[int],
+        timeout: float,
+    ) -> dict[int, ReplyT]:
+        """Ask some clients; return by client what those say who answer well in time.
+
+        Nobody is missed: who does not answer is named once, until it answers again.
+
+        Parameters
+        ----------
+        request : Request
+            The same for all.
+        reply_type : type
+            Of the replies.
+        check : callable
+            See `Check`.
+        among : collection of int
+            The clients to ask.
+        timeout : float
+            Seconds to wait; a client that is back later does not get the request.
+        """
+        content, kind = request.to_content(), request.message_type
+        messages = [
+            Message(content, dst_node_id=node, message_type=kind, ttl=timeout)
+            for client, node in self.nodes.items()
+            if client in among
+        ]
+        answers = self.send(messages, check, timeout=timeout)
+        for node, problem in answers.problems.items():
+            if node not in self.unheard:
+                log.warning("%s; going on with what it said before", problem)
+        self.unheard = set(answers.problems)
+        return {
+            client: reply_type.from_content(answers.good[node].content)
+            for client, node in self.nodes.items()
+            if node in answers.good
+        }
+
     def ask_who_can(self, messages: Iterable[Message], check: Check) -> list[Message]:
         """Return the good replies, in the order of the clients; the others are named.
 
@@ -228,14 +272,20 @@ class Clients:
         raise UserError(_no_quorum(federation, what, len(good), asked, problems))
 
     def send(
-        self, messages: Sequence[Message], check: Check, *, patient: bool = False
+        self,
+        messages: Sequence[Message],
+        check: Check,
+        *,
+        patient: bool = False,
+        timeout: float | None = None,
     ) -> Answers:
         """Send messages and sort the replies out.
 
         All is in the order of the clients, which makes sums, and so the run,
-        independent of who answered first. `patient`: see `exchange`.
+        independent of who answered first. `patient`: see `exchange`. Without a timeout
+        it is that of a round.
         """
-        timeout = self.federation.round_timeout
+        timeout = timeout or self.federation.round_timeout
         started = monotonic()
         clients = self._clients()
         for message in messages:
@@ -245,7 +295,7 @@ class Clients:
         replies, lost = exchange(
             self.grid, messages, timeout, self._say_who_is_awaited, patient=patient
         )
-        answers = self._sort_out(messages, replies, lost, check)
+        answers = self._sort_out(messages, replies, lost, check, timeout)
         self.notify(
             EventKind.EXCHANGED,
             message=messages[0].metadata.message_type,
@@ -263,6 +313,7 @@ class Clients:
         replies: Mapping[int, Message],
         lost: Mapping[int, str],
         check: Check,
+        timeout: float,
     ) -> Answers:
         clients, answers = self._clients(), Answers({}, {}, set())
         for node in self._ordered(m.metadata.dst_node_id for m in messages):
@@ -271,7 +322,7 @@ class Clients:
             elif node in lost:
                 problem = lost[node]
             else:
-                problem = f"no answer within {self.federation.round_timeout:g} s"
+                problem = f"no answer within {timeout:g} s"
                 answers.silent.add(node)
             if problem is None and reply is not None:
                 answers.good[node] = reply

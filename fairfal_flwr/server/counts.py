@@ -1,12 +1,69 @@
 """What the replies of a query come to, client by client."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
+from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectReply
 from fairfal_flwr.server.state import CampaignState
 
-__all__ = ["global_queries", "labels_of", "most_labels"]
+__all__ = ["Limits", "Standing", "global_queries", "labels_of", "most_labels"]
+
+
+class Limits(NamedTuple):
+    """What a client can have asked for, by the run's config.
+
+    Parameters
+    ----------
+    samples : int
+        Images that it has.
+    selected, asked : int
+        Samples asked for in this cycle, and up to it.
+    """
+
+    samples: int
+    selected: int
+    asked: int
+
+    @classmethod
+    def of(cls, config: RunConfig, num_samples: int, cycle: int) -> Self:
+        """Return the limits of a client with some images in a cycle.
+
+        What people set aside is asked anew, and they may tell it after all: with them a
+        client can have up to twice as many as the budget.
+        """
+        budget = config.campaign.labels_per_cycle(num_samples)
+        if config.annotation.by == "oracle":
+            return cls(num_samples, budget, min(num_samples, cycle * budget))
+        most = min(num_samples, 2 * cycle * budget)
+        return cls(num_samples, most, most)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far the answers to a cycle's questions are.
+
+    Parameters
+    ----------
+    cycle : int
+        Whose.
+    open, labeled : Mapping[int, int]
+        Questions without an answer, and labels, by client as each last said.
+    seconds_left : float or None
+        To the deadline; None without one.
+    """
+
+    cycle: int
+    open: Mapping[int, int]
+    labeled: Mapping[int, int]
+    seconds_left: float | None
+
+    @property
+    def num_open(self) -> int:
+        """Open questions of all clients."""
+        return sum(self.open.values())
 
 
 def labels_of(
@@ -29,18 +86,22 @@ def labels_of(
 def most_labels(
     replies: Mapping[int, SelectReply],
     state: CampaignState,
-    budgets: Mapping[int, int],
+    limits: Mapping[int, Limits],
 ) -> dict[int, int]:
-    """Return the labels that each client can have by now.
+    """Return the labels that each client can have when the cycle's training begins.
 
-    The answer of a client that is left out may be lost on its way, so it can have a
-    cycle's labels more than the server knows, and never more than if it had answered.
+    A person may have answered since the client was last heard. The answer of a client
+    that is left out may be lost on its way, so it can have a cycle's labels more than
+    the server knows, and never more than if it had answered.
     """
     return {
-        client: replies[client].num_labeled
-        if client in replies
-        else min(num_samples, state.most_labels.get(client, 0) + budgets[client])
-        for client, num_samples in state.samples.items()
+        client: reply.num_labeled + reply.num_open + reply.num_set_aside
+        if (reply := replies.get(client))
+        else min(
+            limits[client].asked,
+            state.most_labels.get(client, 0) + limits[client].selected,
+        )
+        for client in state.samples
     }
 
 

@@ -17,10 +17,13 @@ from fairfal_flwr import __version__
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.paths import CODE
 from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow, Summary
+from fairfal_flwr.server.counts import Standing
 
 __all__ = ["Progress", "cycle_table", "duration"]
 
 log = logging.getLogger("fairfal.server")
+
+ANSWERING_EVERY = 15.0  # seconds between two lines about open questions
 
 
 class Progress:
@@ -34,6 +37,7 @@ class Progress:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self._said_at = -math.inf
         self._rounds: deque[tuple[float, int]] = deque(maxlen=20)  # when, and labels
 
     def started(self, folder: Path) -> None:
@@ -70,6 +74,27 @@ class Progress:
                     row.num_selected,
                     row.budget,
                 )
+
+    def answering(self, standing: Standing) -> None:
+        """Say how many questions are open, at most once in `ANSWERING_EVERY` seconds.
+
+        That none is open any more is said at once.
+        """
+        now = perf_counter()
+        if standing.num_open and now < self._said_at + ANSWERING_EVERY:
+            return
+        self._said_at = now
+        each = ", ".join(f"client {c}: {n}" for c, n in standing.open.items() if n)
+        left = standing.seconds_left
+        log.info(
+            "cycle %d: %d labels; %s%s",
+            standing.cycle,
+            sum(standing.labeled.values()),
+            f"waiting for {standing.num_open} answers ({each})"
+            if each
+            else "all answered",
+            f", for at most {duration(left)}" if each and left else "",
+        )
 
     def round_finished(self, row: RoundRow) -> None:
         """Print the round's line."""

@@ -22,6 +22,7 @@ from fairfal_flwr.server.checkpoint import (
     resumed_folder,
     write_checkpoint,
 )
+from fairfal_flwr.server.counts import Standing
 from fairfal_flwr.server.progress import Progress
 from fairfal_flwr.server.state import CampaignState
 
@@ -64,6 +65,7 @@ class Recorder:
             self._writer = RunWriter(resumed_folder(config))
         self._lock = hold(self._writer.folder)
         self._progress = Progress(config)
+        self._open: Mapping[int, int] = {}  # questions of each client, as last told
         self.event, self.folder = self._writer.event, self._writer.folder
         self.name = self.folder.name  # which is also the campaign's
         self.summary = Summary(
@@ -116,12 +118,27 @@ class Recorder:
         rows = []
         for client, reply in replies.items():
             known = asdict(reply) | {"imbalance": imbalances.get(client)}
-            del known["ledger"]
+            del known["ledger"], known["asked_seconds"]
             if reply.global_query < 0:
                 known["global_query"] = None
             rows.append(QueryRow(cycle, client, strategy, **known))
         self._writer.append_queries(rows)
         self._progress.queries_finished(rows)
+
+    def record_standing(self, standing: Standing) -> None:
+        """Say how far people are, where that changed."""
+        if standing.open == self._open:
+            return
+        self._open = standing.open
+        self.event(
+            EventKind.ANSWERING,
+            cycle=standing.cycle,
+            clients=list(standing.open),
+            open=list(standing.open.values()),
+            labeled=list(standing.labeled.values()),
+            seconds_left=standing.seconds_left,
+        )
+        self._progress.answering(standing)
 
     def record_round(self, row: RoundRow) -> None:
         """Append to rounds.csv and print the round's line."""

@@ -26,6 +26,7 @@ from fairfal_flwr.messages import (
     TrainReply,
     is_head,
 )
+from fairfal_flwr.server.counts import Limits
 
 __all__ = [
     "MOST_IMAGES",
@@ -33,6 +34,7 @@ __all__ = [
     "Check",
     "check_evaluate_reply",
     "check_imbalance_reply",
+    "check_poll_reply",
     "check_select_reply",
     "check_status_reply",
     "check_train_reply",
@@ -93,8 +95,34 @@ def check_status_reply(content: RecordDict, num_clients: int) -> None:
     metrics = _only_metrics(content, StatusReply)
     _check_count(metrics, "client", 0, num_clients - 1)
     num_samples = _check_count(metrics, "num-samples", 1, MOST_IMAGES)
-    _check_count(metrics, "num-labeled", 0, num_samples)
+    _check_asked(metrics, num_samples)
     _check_count(metrics, "on-gpu", 0, 1)
+    _check_head(metrics)
+
+
+def check_poll_reply(content: RecordDict, client: int, limits: Limits) -> None:
+    """Check a reply to a status request while labels are waited for.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The reply.
+    client : int
+        Who it must be from.
+    limits : Limits
+        What it can have asked for.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong.
+    """
+    metrics = _only_metrics(content, StatusReply)
+    _check_count(metrics, "client", client, client)
+    _check_count(metrics, "num-samples", limits.samples, limits.samples)
+    _check_asked(metrics, limits.asked)
+    _check_count(metrics, "on-gpu", 0, 1)
+    _check_head(metrics)
 
 
 def check_imbalance_reply(content: RecordDict) -> None:
@@ -112,21 +140,15 @@ def check_imbalance_reply(content: RecordDict) -> None:
     _check_number(metrics, "seconds", 0, MOST_SECONDS)
 
 
-def check_select_reply(
-    content: RecordDict, num_samples: int, most_budget: int, cycle: int
-) -> None:
+def check_select_reply(content: RecordDict, limits: Limits) -> None:
     """Check a reply to a select request.
 
     Parameters
     ----------
     content : RecordDict
         The reply.
-    num_samples : int
-        Images that the client has, from its status.
-    most_budget : int
-        Labels that the run lets the client ask for in a cycle.
-    cycle : int
-        How often it was asked, this time included.
+    limits : Limits
+        What the run lets the client ask for.
 
     Raises
     ------
@@ -134,22 +156,20 @@ def check_select_reply(
         One line that says what is wrong.
     """
     metrics = _only_metrics(content, SelectReply)
-    budget = _check_count(metrics, "budget", 1, most_budget)
+    budget = _check_count(metrics, "budget", 0, limits.selected)
     _check_count(metrics, "num-selected", 0, budget)
-    most_labels = min(num_samples, cycle * most_budget)
-    labeled = _check_count(metrics, "num-labeled", 0, most_labels)
-    unlabeled = _check_count(metrics, "num-unlabeled", 0, num_samples)
-    if labeled + unlabeled != num_samples:
+    labeled = _check_asked(metrics, limits.asked)
+    unlabeled = _check_count(metrics, "num-unlabeled", 0, limits.samples)
+    if labeled + unlabeled != limits.samples:
         raise ValueError(
             f"its num-labeled and num-unlabeled are {labeled} and {unlabeled}, not "
-            f"{num_samples} together"
+            f"{limits.samples} together"
         )
     _check_count(metrics, "global-query", -1, 1)
     for name in metrics:
         if name.endswith("seconds"):
             _check_number(metrics, name, 0, MOST_SECONDS)
-    if not is_head(metrics["ledger"]):
-        raise ValueError(f"its ledger is {metrics['ledger']!r:.100}")
+    _check_head(metrics)
 
 
 def check_train_reply(
@@ -255,6 +275,23 @@ def _check_count(metrics: MetricRecord, name: str, least: int, most: int) -> int
     if not isinstance(count := metrics[name], int):
         raise ValueError(f"its {name} is {count}; allowed: {least} to {most}")
     return count
+
+
+def _check_asked(metrics: MetricRecord, most: int) -> int:
+    """Check what became of the samples asked for; return how many are labeled."""
+    names = ("num-labeled", "num-open", "num-set-aside")
+    labeled, waiting, aside = (_check_count(metrics, name, 0, most) for name in names)
+    if labeled + waiting + aside > most:
+        raise ValueError(
+            f"its {', '.join(names)} are {labeled}, {waiting} and {aside}; allowed: "
+            f"{most} together"
+        )
+    return labeled
+
+
+def _check_head(metrics: MetricRecord) -> None:
+    if not is_head(metrics["ledger"]):
+        raise ValueError(f"its ledger is {metrics['ledger']!r:.100}")
 
 
 def _counts(metrics: MetricRecord, name: str, length: int) -> list[int]:

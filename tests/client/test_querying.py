@@ -456,9 +456,12 @@ def test_a_client_says_who_it_is(state):
     client, _ = annotated(state, device="cpu")
     assert client.status(StatusRequest(campaign="test")) == StatusReply(
         client=0,
+        on_gpu=0,
         num_samples=len(client.shard),
         num_labeled=client.pool.budget,
-        on_gpu=0,
+        num_open=0,
+        num_set_aside=0,
+        ledger=client.ledger.head.numbers,
     )
 
 

@@ -26,7 +26,7 @@ ROUNDS = st.builds(
 )
 QUERIES = st.builds(
     QueryRow,
-    *(counts, counts, texts, counts, counts, counts, counts),
+    *(counts, counts, texts, *[counts] * 6),
     st.none() | st.integers(0, 1),
     *(finite, finite, finite),
     st.none() | finite,

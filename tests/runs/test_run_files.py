@@ -26,7 +26,7 @@ from fairfal_flwr.runs.rows import QueryRow, RoundRow
 from fairfal_flwr.runs.writer import RunWriter
 
 ROUND = RoundRow(1, 2, 9, 3, 0.25, 0.5, math.nan, 0.5, (1.0, math.nan), 0.125)
-QUERY = QueryRow(1, 0, "fairfal", 5, 4, 9, 11, None, 0.5, 0.25, 0.125, 0.75)
+QUERY = QueryRow(1, 0, "fairfal", 5, 4, 9, 11, 0, 0, None, 0.5, 0.25, 0.125, 0.75)
 SUMMARY = a_summary()
 
 
@@ -73,9 +73,10 @@ def test_the_lines_of_the_tables_word_by_word(writer):
     )
     assert (writer.folder / "queries.csv").read_bytes() == (
         b"cycle,client,strategy,budget,num-selected,num-labeled,num-unlabeled,"
+        b"num-open,num-set-aside,"
         b"global-query,local-training-seconds,outputs-seconds,selection-seconds,"
         b"imbalance\r\n"
-        b"1,0,fairfal,5,4,9,11,,0.5,0.25,0.125,0.75\r\n"
+        b"1,0,fairfal,5,4,9,11,0,0,,0.5,0.25,0.125,0.75\r\n"
     )
 
 

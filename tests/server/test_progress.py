@@ -78,7 +78,9 @@ def test_the_time_left_goes_by_the_last_20_rounds(lines, monkeypatch):
 
 def test_who_ran_out_of_images_is_named(lines):
     rows = [
-        QueryRow(2, client, "random", 5, selected, 9, 0, None, 0.0, 0.0, 0.0, None)
+        QueryRow(
+            2, client, "random", 5, selected, 9, 0, 0, 0, None, 0.0, 0.0, 0.0, None
+        )
         for client, selected in enumerate([5, 2])
     ]
     Progress(CONFIG).queries_finished(rows)

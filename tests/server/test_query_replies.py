@@ -13,21 +13,34 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import ImbalanceReply, SelectReply, StatusReply
 from fairfal_flwr.server.campaign import Campaign
-from fairfal_flwr.server.counts import global_queries
+from fairfal_flwr.server.counts import Limits, global_queries
 from fairfal_flwr.server.replies import (
     check_imbalance_reply,
+    check_poll_reply,
     check_select_reply,
     check_status_reply,
 )
 
+LIMITS = Limits(samples=20, selected=4, asked=12)
 GOOD = {
-    "query.status": StatusReply(client=2, num_samples=20, num_labeled=3, on_gpu=0),
+    "query.status": StatusReply(
+        client=2,
+        on_gpu=0,
+        num_samples=20,
+        num_labeled=3,
+        num_open=0,
+        num_set_aside=0,
+        ledger=[9, 2**60 - 1],
+    ),
     "query.imbalance": ImbalanceReply(imbalance=0.5, seconds=0.1),
     "query.select": SelectReply(
         budget=4,
         num_selected=4,
         num_labeled=7,
         num_unlabeled=13,
+        num_open=3,
+        num_set_aside=2,
+        asked_seconds=0.5,
         global_query=-1,
         local_training_seconds=0.0,
         outputs_seconds=0.0,
@@ -35,16 +48,33 @@ GOOD = {
         ledger=[9, 2**60 - 1],
     ),
 }
+GOOD["poll"] = GOOD["query.status"]
 CHECK = {
     "query.status": lambda content: check_status_reply(content, 3),
     "query.imbalance": check_imbalance_reply,
-    "query.select": lambda content: check_select_reply(content, 20, 4, 3),
+    "query.select": lambda content: check_select_reply(content, LIMITS),
+    "poll": lambda content: check_poll_reply(content, 2, LIMITS),
 }
 MALFORMED = [
     *(
-        ("query.select", {"ledger": value}, "its ledger is ")
+        (kind, {"ledger": value}, "its ledger is ")
+        for kind in ("query.select", "query.status", "poll")
         for value in ([9], [9.0, 1.0], [-1, 1], 9, [9, 1, 1], [])
     ),
+    ("query.select", {"num-open": 4}, "are 7, 4 and 2; allowed: 12 together"),
+    (
+        "query.select",
+        {"num-set-aside": 13},
+        "its num-set-aside is 13; allowed: 0 to 12",
+    ),
+    ("query.select", {"num-open": -1}, "its num-open is -1; allowed: 0 to 12"),
+    ("query.select", {"asked-seconds": math.inf}, "its asked-seconds is inf"),
+    ("query.status", {"num-open": 18}, "are 3, 18 and 0; allowed: 20 together"),
+    ("poll", {"client": 1}, "its client is 1; allowed: 2 to 2"),
+    ("poll", {"num-samples": 21}, "its num-samples is 21; allowed: 20 to 20"),
+    ("poll", {"num-labeled": 13}, "its num-labeled is 13; allowed: 0 to 12"),
+    ("poll", {"num-open": 10}, "are 3, 10 and 0; allowed: 12 together"),
+    ("poll", {"on-gpu": 2}, "its on-gpu is 2; allowed: 0 to 1"),
     ("query.status", {"client": 3}, "its client is 3; allowed: 0 to 2"),
     ("query.status", {"client": -1}, "its client is -1; allowed: 0 to 2"),
     ("query.status", {"client": 1.0}, "its client is 1.0; allowed: 0 to 2"),
@@ -65,14 +95,14 @@ MALFORMED = [
     ("query.imbalance", {"imbalance": 0.0}, "its imbalance is 0.0; allowed: above 0"),
     ("query.imbalance", {"seconds": 1e300}, "allowed: 0 to 1000000000"),
     ("query.status", {"num-samples": 10**10}, "is 10000000000; allowed: 1 to 1000"),
-    ("query.select", {"budget": 5}, "its budget is 5; allowed: 1 to 4"),
+    ("query.select", {"budget": 5}, "its budget is 5; allowed: 0 to 4"),
     ("query.select", {"num-labeled": 13}, "its num-labeled is 13; allowed: 0 to 12"),
     (
         "query.imbalance",
         {"seconds": -1.0},
         "its seconds is -1.0; allowed: 0 to 1000000000",
     ),
-    ("query.select", {"budget": 0}, "its budget is 0; allowed: 1 to 4"),
+    ("query.select", {"budget": -1}, "its budget is -1; allowed: 0 to 4"),
     ("query.select", {"num-selected": 5}, "its num-selected is 5; allowed: 0 to 4"),
     ("query.select", {"num-labeled": 21}, "its num-labeled is 21; allowed: 0 to 12"),
     ("query.select", {"num-labeled": 6}, "are 6 and 13, not 20 together"),

@@ -38,7 +38,9 @@ def test_a_run_is_named_after_what_it_is_of(recorder):
 
 def test_a_choice_between_the_models_is_recorded_where_it_is_made(recorder):
     replies = {
-        client: SelectReply(5, 4, 9, 11, global_query, 0.5, 0.25, 0.125, [3, 1])
+        client: SelectReply(
+            5, 4, 9, 11, 0, 0, 0.5, global_query, 0.5, 0.25, 0.125, [3, 1]
+        )
         for client, global_query in enumerate([-1, 0, 1])
     }
     recorder.record_queries(2, OWN, replies, {1: 0.75})
