@@ -1,0 +1,50 @@
+"""People in this process: they answer when the server asks how far they are."""
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+
+from client_app import app
+from fairfal_flwr.client.ledger import Ledger
+from fairfal_flwr.client.questions import Question
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import load_shard
+from fairfal_flwr.paths import ledger_file
+
+# Told the client, its ledger and its open questions, before each look.
+Person = Callable[[int, Ledger, list[Question]], None]
+
+
+def with_people(
+    values: dict[str, object], person: Person
+) -> Callable[[Message, Context], Message]:
+    """Return a ClientApp whose people do something before each look at them."""
+
+    def answered(message: Message, context: Context) -> Message:
+        asks = message.metadata.message_type == "query.status"
+        record = message.content["config"]
+        if asks and "cycle" in record:
+            client = int(context.node_config["partition-id"])
+            path = ledger_file(
+                str(values["state-dir"]), str(record["campaign"]), client
+            )
+            ledger = Ledger(path, None)
+            waiting = [q for q in ledger.questions() if q.decision is None]
+            person(client, ledger, waiting)
+        return app(message, context)
+
+    return answered
+
+
+def truth(values: dict[str, object]) -> list[dict[int, int]]:
+    """Return the label of each sample, client by client."""
+    config = RunConfig.from_flat(values)
+    shards = [
+        load_shard(config.image_spec(), config.partition_spec(), client)
+        for client in range(config.num_clients)
+    ]
+    return [
+        dict(zip(shard.sample_ids.tolist(), labels.tolist(), strict=True))
+        for shard, labels in shards
+        if labels is not None
+    ]
