@@ -19,6 +19,7 @@ FLOORS = (
     ("data", "report"),
     ("config",),
     ("client", "server"),
+    ("annotate",),
     ("command", "generate"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -42,6 +43,7 @@ FORBIDDEN = {
     | {"torch", *(f"{PACKAGE}.{room}" for room in ("query", "models", "messages"))},
     "client": FLOWER,
     "server": FLOWER,
+    "annotate": FLOWER | {"torch", "torchvision"},
 }
 
 # The few files that stand at a border, and what each may know beyond its room.
