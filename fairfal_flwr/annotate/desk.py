@@ -70,7 +70,7 @@ class Desk:
         self.key = key
         self._path = path
         self._votes = votes
-        self._ledger = Ledger.open(path)
+        self._ledger = Ledger(path, None)
         self._leases = Leases()
         self._skipped: dict[str, dict[int, None]] = {}
         self._lock = Lock()

@@ -1,0 +1,144 @@
+"""Clients that have asked people something: real ledgers, sheets and files."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fairfal_flwr.client.ledger import Ledger
+from fairfal_flwr.client.sheet import Sheet, sheet_file, write_sheet
+from fairfal_flwr.files import identity_of
+
+DIGITS = tuple(f"digit {number}" for number in range(10))
+LINK = re.compile(r"http://\S+/\?token=\S+")
+
+
+def write_picture(path: Path, number: int, size: int = 32) -> None:
+    """Write a picture that no other number has."""
+    y, x = np.mgrid[:size, :size]
+    disk = (x - size / 2) ** 2 + (y - size / 2) ** 2 < (
+        size * (3 + number % 5) / 20
+    ) ** 2
+    grey = (disk * 160 + (x * (1 + number % 7)) % 60).astype(np.uint8)
+    grey[0, 0], grey[0, 1] = number % 256, number // 256
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grey).save(path)
+
+
+class Asked:
+    """A client with questions.
+
+    Parameters
+    ----------
+    root : Path
+        The state folder.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        client: int = 0,
+        campaign: str = "trial",
+        class_names: tuple[str, ...] = DIGITS,
+        votes: int = 1,
+    ) -> None:
+        self.path = root / campaign / f"client-{client:04d}.sqlite"
+        self.folder = root.parent / f"images-{campaign}-{client}"
+        self.ledger = Ledger(self.path, "abc")
+        self.campaign, self.client = campaign, client
+        self.class_names, self.votes = class_names, votes
+        self.files: dict[int, str] = {}
+        self.cycle = 0
+
+    def ask(self, number: int, **also: bytes) -> list[int]:
+        """Ask a cycle's questions: of some pictures, then of other files' content."""
+        self.cycle += 1
+        names = [f"c{self.cycle}/{place}.png" for place in range(number)]
+        for place, name in enumerate(names):
+            write_picture(self.folder / name, 100 * self.cycle + place)
+        for name, content in also.items():
+            names.append(f"c{self.cycle}/{name.replace('_', '.')}")
+            (self.folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / names[-1]).write_bytes(content)
+        ids = [identity_of(name, (self.folder / name).read_bytes()) for name in names]
+        self.files.update(zip(ids, names, strict=True))
+        self.write_sheet()
+        place = np.arange(len(ids))
+        self.ledger.record_selection(
+            self.cycle,
+            "fairfal",
+            np.array(ids, dtype=np.int64),
+            suggestions=place % min(3, len(self.class_names)),
+            scores=(1 - place / (2 * len(ids))).astype(np.float32),
+        )
+        return ids
+
+    def write_sheet(self, folder: Path | None = None) -> None:
+        sheet = Sheet(
+            campaign=self.campaign,
+            client=self.client,
+            class_names=self.class_names,
+            votes=self.votes,
+            folder=str(folder or self.folder),
+            by_content=True,
+            files=self.files,
+        )
+        write_sheet(sheet_file(self.path), sheet)
+
+    def decisions(self) -> dict[int, int | None]:
+        """Return what stands, by sample."""
+        return {
+            question.sample_id: question.decision.label
+            for question in self.ledger.questions()
+            if question.decision
+        }
+
+
+class Annotating:
+    """A `fairfal annotate` that runs."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def link(self) -> str:
+        """Return the next address that it prints."""
+        for line in self.process.stdout:
+            if found := LINK.search(line):
+                return found[0]
+        raise AssertionError("it ended")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def annotating(root: Path, *options: str) -> Iterator[Annotating]:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from fairfal_flwr.command.cli import app; app()",
+            "annotate",
+            "--state-dir",
+            str(root),
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield Annotating(process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
