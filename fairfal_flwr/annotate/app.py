@@ -65,12 +65,13 @@ def make_app(site: Site, doors: Doors) -> Starlette:
     site_calls = _SiteCalls(site)
     routes = [
         Route("/", _front(doors), methods=["GET"]),
-        Route("/api/name", _posted(doors, site_calls.name), methods=["POST"]),
+        Route("/api/name", _named(doors), methods=["POST"]),
         Route("/api/state", _posted(doors, site_calls.state), methods=["POST"]),
         Route("/api/answer", _posted(doors, site_calls.answer), methods=["POST"]),
         Route("/api/undo", _posted(doors, site_calls.undo), methods=["POST"]),
         Route("/api/skip", _posted(doors, site_calls.skip), methods=["POST"]),
         Route("/api/history", _posted(doors, site_calls.history), methods=["POST"]),
+        Route("/api/question", _posted(doors, site_calls.question), methods=["POST"]),
         Route("/api/grid", _posted(doors, site_calls.grid), methods=["POST"]),
         Route("/image/{desk}/{sample}", _image(site, doors), methods=["GET"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -141,21 +142,41 @@ def _front(doors: Doors) -> Endpoint:
         if entered is None:
             page = templates.get_template("refused.html")
             return HTMLResponse(page.render(used=bool(token)), status_code=403)
-        response = page_for(entered)
-        response.set_cookie(
-            doors.cookie(request),
-            entered.key,
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
-        return response
+        return _remembering(page_for(entered), doors, request, entered)
 
     def page_for(session: Session) -> Response:
         page = templates.get_template("page.html")
-        return HTMLResponse(page.render(csrf=session.csrf, name=session.annotator))
+        csrf = doors.csrf(session)
+        return HTMLResponse(page.render(csrf=csrf, name=session.annotator))
 
     return endpoint
+
+
+def _named(doors: Doors) -> Endpoint:
+    """Return the endpoint that takes a person's name."""
+
+    async def endpoint(request: Request) -> Response:
+        session = _session(doors, request)
+        doors.check_csrf(request, session)
+        named = session.of(_name((await _body(request)).get("name")))
+        response = JSONResponse({"name": named.annotator})
+        return _remembering(response, doors, request, named)
+
+    return endpoint
+
+
+def _remembering(
+    response: Response, doors: Doors, request: Request, session: Session
+) -> Response:
+    """Return a response after which the browser is in this session."""
+    response.set_cookie(
+        doors.cookie(request),
+        doors.cookie_of(session),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
 
 
 def _image(site: Site, doors: Doors) -> Endpoint:
@@ -184,10 +205,6 @@ class _SiteCalls:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-
-    def name(self, sent: dict[str, Any], session: Session) -> Any:
-        session.annotator = _name(sent.get("name"))
-        return {"name": session.annotator}
 
     def state(self, sent: dict[str, Any], session: Session) -> Any:
         desks = self.site.desks()
@@ -222,7 +239,13 @@ class _SiteCalls:
     def history(self, sent: dict[str, Any], session: Session) -> Any:
         desk = _desk(self.site, sent.get("desk"))
         mine = sent.get("whose") != "all"
-        return {"items": desk.history(_person(session), mine=mine)}
+        return desk.history(
+            _person(session), mine=mine, before=_row(sent.get("before"))
+        )
+
+    def question(self, sent: dict[str, Any], session: Session) -> Any:
+        desk = _desk(self.site, sent.get("desk"))
+        return desk.question(_person(session), _sample_id(sent.get("id")))
 
     def grid(self, sent: dict[str, Any], session: Session) -> Any:
         desk = _desk(self.site, sent.get("desk"))
@@ -300,8 +323,8 @@ def _name(given: object) -> str:
 
 
 def _label(given: object) -> int | None:
-    if given is None or (isinstance(given, int) and 0 <= given < 2**31):
-        return None if given is None else int(given)
+    if given is None or (type(given) is int and 0 <= given < 2**31):
+        return given
     raise RefusedError(400, "A class is a whole number, or null.")
 
 
@@ -326,11 +349,15 @@ def _items(given: object) -> list[Item]:
 
 
 def _item(given: object) -> Item:
-    seen = given.get("seen") if isinstance(given, dict) else None
-    if type(seen) is not int or not 0 <= seen <= LARGEST_ID:
-        raise RefusedError(400, "`seen` is the number of a row, or 0.")
-    assert isinstance(given, dict)
+    if not isinstance(given, dict) or (seen := _row(given.get("seen"))) is None:
+        raise RefusedError(400, "An answer names a question and the row seen last.")
     return Item(_sample_id(given.get("id")), seen)
+
+
+def _row(given: object) -> int | None:
+    if given is None or (type(given) is int and 0 <= given <= LARGEST_ID):
+        return given
+    raise RefusedError(400, "A row of the ledger has a number from 1; 0 is none.")
 
 
 async def _refusal(_request: Request, error: Exception) -> Response:

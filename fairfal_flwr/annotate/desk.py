@@ -18,7 +18,7 @@ from fairfal_flwr.annotate.views import (
     word_of_others,
 )
 from fairfal_flwr.client.ledger import Ledger
-from fairfal_flwr.client.questions import Question, StaleError
+from fairfal_flwr.client.questions import Answer, Question
 from fairfal_flwr.client.sheet import Sheet, read_sheet, read_word, sheet_file
 
 __all__ = ["Desk", "Item", "UnknownError"]
@@ -73,6 +73,7 @@ class Desk:
         self._ledger = Ledger(path, None)
         self._leases = Leases()
         self._skipped: dict[str, dict[int, None]] = {}
+        self._at_once: dict[str, set[int]] = {}  # a person's last answer was for these
         self._lock = Lock()
         self._read_at: tuple[Any, ...] = ()
         self._content = self._read()
@@ -126,14 +127,13 @@ class Desk:
         content = self._now()
         self._check(content, label, items)
         votes = self._needed(content)
-        done, stale = [], []
-        for sample_id, seen in items:
-            try:
-                self._ledger.answer(sample_id, label, me, seen=seen, votes=votes)
-                done.append(sample_id)
-            except StaleError:
-                stale.append(sample_id)
-            self._skipped.get(me, {}).pop(sample_id, None)
+        answers = [Answer(sample_id, label, me, seen) for sample_id, seen in items]
+        stale = {a.sample_id for a in self._ledger.answer_all(answers, votes)}
+        done = [item.sample_id for item in items if item.sample_id not in stale]
+        if done:
+            self._at_once[me] = set(done)
+        for item in items:
+            self._skipped.get(me, {}).pop(item.sample_id, None)
         content = self._now()
         missed = [content.questions[sample_id] for sample_id in stale]
         repeated = [q for q in missed if _says(q, me, votes, label)]
@@ -147,26 +147,34 @@ class Desk:
         }
 
     def undo(self, me: str) -> View:
-        """Take a person's last answer back.
+        """Take a person's last answer back, to all the questions that it was for.
 
         Returns
         -------
         View
-            The question, which waits again; None where there is nothing to take back.
+            Those that wait again, which are none where there is nothing to take back.
 
         Raises
         ------
         StaleError
-            If somebody said something about that question just now.
+            If somebody said something about such a question just now.
         """
         content = self._now()
-        latest = next(iter(self._answered(content, me, mine=True)), None)
-        if latest is None:
-            return {"question": None}
-        self._ledger.withdraw(latest.sample_id, me, seen=latest.last)
+        answered = [question for _, question in self._answered(content, me, mine=True)]
+        ids = {question.sample_id for question in answered[:1]}
+        together = self._at_once.get(me, set())
+        if ids <= together:
+            ids = together
+        taken_back = [question for question in answered if question.sample_id in ids]
+        for question in taken_back:
+            self._ledger.withdraw(question.sample_id, me, seen=question.last)
         content = self._now()
-        question = content.questions[latest.sample_id]
-        return {"question": self._view(content, question, me)}
+        return {
+            "questions": [
+                self._view(content, content.questions[question.sample_id], me)
+                for question in reversed(taken_back)
+            ]
+        }
 
     def skip(self, me: str, sample_id: int) -> None:
         """Let a question come last for a person."""
@@ -176,11 +184,47 @@ class Desk:
         skipped.pop(sample_id, None)
         skipped[sample_id] = None
 
-    def history(self, me: str, *, mine: bool) -> list[View]:
-        """Return what was answered, the latest first."""
+    def history(self, me: str, *, mine: bool, before: int | None = None) -> View:
+        """Return what was answered, the latest first.
+
+        Parameters
+        ----------
+        me : str
+            Who asks.
+        mine : bool
+            Whether to leave out what others answered.
+        before : int, optional
+            Only answers before this row of the ledger.
+
+        Returns
+        -------
+        View
+            Questions, and the row before which older ones are; None without any.
+        """
         content = self._now()
-        answered = self._answered(content, me, mine=mine)[:MOST_SHOWN]
-        return [self._view(content, question, me) for question in answered]
+        answered = [
+            (number, question)
+            for number, question in self._answered(content, me, mine=mine)
+            if before is None or number < before
+        ]
+        shown = answered[:MOST_SHOWN]
+        return {
+            "items": [self._view(content, question, me) for _, question in shown],
+            "older": shown[-1][0] if len(answered) > len(shown) else None,
+        }
+
+    def question(self, me: str, sample_id: int) -> View:
+        """Return one question as it is now.
+
+        Raises
+        ------
+        UnknownError
+            If it was never asked.
+        """
+        content = self._now()
+        if sample_id not in content.questions:
+            raise UnknownError("There is no such question.")
+        return self._view(content, content.questions[sample_id], me)
 
     def grid(self, me: str, suggestion: int | None, *, first: bool) -> View:
         """Return the open questions of one suggested class, and how many each has.
@@ -213,11 +257,6 @@ class Desk:
             ],
             "items": [self._view(content, question, me) for question in shown],
         }
-
-    def leave(self, me: str) -> None:
-        """Let go of what a person holds."""
-        with self._lock:
-            self._leases.release(me)
 
     def picture(self, sample_id: int, *, thumb: bool) -> Picture:
         """Return a question's image.
@@ -273,16 +312,17 @@ class Desk:
             key=lambda q: (place.get(q.sample_id, 0), q.cycle <= content.closed),
         )
 
-    def _answered(self, content: _Content, me: str, *, mine: bool) -> list[Question]:
-        """Return the questions that have an answer, the latest first."""
+    def _answered(
+        self, content: _Content, me: str, *, mine: bool
+    ) -> list[tuple[int, Question]]:
+        """Return the questions that have an answer with its row, the latest first."""
         votes = self._needed(content)
-        ranked = []
+        found = []
         for question in content.questions.values():
             row = said_by(question, me, votes) if mine else question.decision
             if row is not None:
-                ranked.append((row.number, question))
-        ranked.sort(key=lambda pair: -pair[0])
-        return [question for _, question in ranked]
+                found.append((row.number, question))
+        return sorted(found, key=lambda pair: -pair[0])
 
     def _progress(
         self, content: _Content, me: str, waiting: Sequence[Question]

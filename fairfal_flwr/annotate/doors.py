@@ -1,10 +1,13 @@
 """Who may come in: one-time tokens, sessions, and where a request may come from."""
 
 import ipaddress
+import json
 import socket
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from hmac import compare_digest
+from dataclasses import dataclass, replace
+from hmac import compare_digest, digest
 from secrets import token_urlsafe
 from threading import Lock
 from urllib.parse import urlsplit
@@ -16,6 +19,7 @@ __all__ = ["LOOPBACK", "Doors", "RefusedError", "Session", "is_loopback"]
 LOOPBACK = "127.0.0.1"
 CSRF_HEADER = "x-csrf-token"
 FROM_HERE = {"same-origin", "none"}
+STAYS = 7 * 24 * 3600.0  # seconds
 
 
 class RefusedError(Exception):
@@ -26,40 +30,52 @@ class RefusedError(Exception):
         self.status = status
 
 
-@dataclass
+@dataclass(frozen=True)
 class Session:
     """One browser that came in.
 
     Parameters
     ----------
-    key : str
-        The secret in its cookie.
-    csrf : str
-        The secret that its requests carry in a header.
+    name : str
+        Its own, by chance.
+    end : float
+        When it must come in anew, in seconds since 1970.
     annotator : str
         The name that its person gave; empty until then.
     """
 
-    key: str = field(default_factory=token_urlsafe)
-    csrf: str = field(default_factory=token_urlsafe)
+    name: str
+    end: float
     annotator: str = ""
+
+    def of(self, annotator: str) -> "Session":
+        """Return it with its person's name."""
+        return replace(self, annotator=annotator)
 
 
 class Doors:
     """The tokens and sessions of one server.
 
+    A session is in its browser's cookie alone, sealed with the key, so it outlives the
+    server.
+
     Parameters
     ----------
-    host : str
-        The address that it listens on.
+    hosts : set of str
+        The names and addresses under which browsers reach it, beside this machine's.
+    key : str
+        Secret.
     announce : callable
         Called with each new token: at once, and whenever one was used.
     """
 
-    def __init__(self, host: str, announce: Callable[[str], None]) -> None:
-        self._names = {"localhost", host.lower(), socket.gethostname().lower()}
+    def __init__(
+        self, hosts: set[str], key: str, announce: Callable[[str], None]
+    ) -> None:
+        own = {"localhost", socket.gethostname()}
+        self._names = {name.lower() for name in own | hosts}
+        self._key = key.encode()
         self._announce = announce
-        self._sessions: list[Session] = []
         self._lock = Lock()
         self._token = ""
         self._renew()
@@ -69,19 +85,27 @@ class Doors:
         with self._lock:
             if not compare_digest(token.encode(), self._token.encode()):
                 return None
-            session = Session()
-            self._sessions.append(session)
             self._renew()
-        return session
+        return Session(token_urlsafe(), time.time() + STAYS)
 
     def session(self, request: Request) -> Session | None:
         """Return the session that a request's cookie proves."""
-        given = request.cookies.get(self.cookie(request), "").encode()
-        found = None
-        for session in self._sessions:
-            if compare_digest(given, session.key.encode()):
-                found = session
-        return found
+        given = request.cookies.get(self.cookie(request), "")
+        content, _, seal = given.partition(".")
+        if not compare_digest(seal.encode(), self._seal("cookie", content).encode()):
+            return None
+        session = Session(*json.loads(urlsafe_b64decode(content)))
+        return session if time.time() < session.end else None
+
+    def cookie_of(self, session: Session) -> str:
+        """Return what proves a session."""
+        entry = json.dumps([session.name, session.end, session.annotator])
+        content = urlsafe_b64encode(entry.encode()).decode()
+        return f"{content}.{self._seal('cookie', content)}"
+
+    def csrf(self, session: Session) -> str:
+        """Return the secret that the requests of a session's pages carry."""
+        return self._seal("csrf", session.name)
 
     @staticmethod
     def cookie(request: Request) -> str:
@@ -113,8 +137,11 @@ class Doors:
     def check_csrf(self, request: Request, session: Session) -> None:
         """Raise unless the page that this server gave sent this request."""
         given = request.headers.get(CSRF_HEADER, "")
-        if not compare_digest(given.encode(), session.csrf.encode()):
+        if not compare_digest(given.encode(), self.csrf(session).encode()):
             raise RefusedError(403, "This page is out of date; reload it.")
+
+    def _seal(self, purpose: str, content: str) -> str:
+        return digest(self._key, f"{purpose}:{content}".encode(), "sha256").hex()
 
     def _renew(self) -> None:
         self._token = token_urlsafe()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from fairfal_flwr.client.sheet import Sheet
@@ -25,6 +26,7 @@ SHOWN_AS_IS = {
 }
 UNDERSTOOD = (*SHOWN_AS_IS, "TIFF", "PPM")
 PLAIN = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}  # modes that a PNG can hold as seen
+DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # more shades than a screen has
 LONGEST_SIDE = 4096
 THUMB = 160
 
@@ -140,6 +142,8 @@ def _shown(image: Image.Image, content: bytes, thumb: bool) -> Picture:
 
 def _as_png(image: Image.Image, longest: int) -> Picture:
     upright = ImageOps.exif_transpose(image)
+    if upright.mode in DEEP:
+        upright = _in_256_shades(upright)
     plain = upright if upright.mode in PLAIN else upright.convert("RGB")
     if max(plain.size) > longest:
         plain = plain.convert("RGBA" if "A" in plain.mode else "RGB")
@@ -147,3 +151,12 @@ def _as_png(image: Image.Image, longest: int) -> Picture:
     buffer = BytesIO()
     plain.save(buffer, "PNG", compress_level=1)
     return Picture(buffer.getvalue(), "image/png")
+
+
+def _in_256_shades(image: Image.Image) -> Image.Image:
+    """Return an image whose darkest pixel is black and whose brightest is white."""
+    values = np.asarray(image, dtype=np.float64)
+    known = np.isfinite(values)
+    low, high = (values[known].min(), values[known].max()) if known.any() else (0, 0)
+    share = (np.where(known, values, low) - low) / (high - low or 1)
+    return Image.fromarray(np.rint(255 * share).astype(np.uint8))

@@ -21,8 +21,14 @@ def annotate(
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0 for any that is free.")
+        int,
+        typer.Option(
+            min=0, max=65535, help="0 for that of the last time, or any that is free."
+        ),
     ] = 0,
+    name: Annotated[
+        str, typer.Option(help="What browsers call a proxy with TLS in front of it.")
+    ] = "",
     votes: Annotated[
         int | None,
         typer.Option(min=1, max=2, help="People who must agree; else as the run says."),
@@ -40,7 +46,7 @@ def annotate(
     site = Site(state_root(state_dir), campaign, client, votes)
     try:
         site.desks()
-        serve(site, host, port, typer.echo)
+        serve(site, host, port, typer.echo, name)
     except UserError as error:
         typer.echo(f"fairfal: {error}", err=True)
         raise typer.Exit(2) from None

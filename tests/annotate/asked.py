@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from starlette.testclient import TestClient
 
+from fairfal_flwr.annotate.app import make_app
+from fairfal_flwr.annotate.doors import Doors
+from fairfal_flwr.annotate.site import Site
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.sheet import Sheet, sheet_file, write_sheet
 from fairfal_flwr.files import identity_of
@@ -80,14 +84,16 @@ class Asked:
         )
         return ids
 
-    def write_sheet(self, folder: Path | None = None) -> None:
+    def write_sheet(
+        self, folder: Path | None = None, *, by_content: bool = True
+    ) -> None:
         sheet = Sheet(
             campaign=self.campaign,
             client=self.client,
             class_names=self.class_names,
             votes=self.votes,
             folder=str(folder or self.folder),
-            by_content=True,
+            by_content=by_content,
             files=self.files,
         )
         write_sheet(sheet_file(self.path), sheet)
@@ -99,6 +105,64 @@ class Asked:
             for question in self.ledger.questions()
             if question.decision
         }
+
+
+HERE = "http://127.0.0.1:8000"
+CSRF = re.compile('name="csrf" content="([^"]+)"')
+
+
+class Page:
+    """An application, and the people who come to it; no socket is opened."""
+
+    def __init__(self, root: Path, *, votes: int | None = None, key: str = "secret"):
+        self.tokens: list[str] = []
+        self.doors = Doors({"127.0.0.1"}, key, self.tokens.append)
+        self.site = Site(root, votes=votes)
+        self.app = make_app(self.site, self.doors)
+
+    def stranger(self) -> TestClient:
+        return TestClient(self.app, base_url=HERE)
+
+    def person(self, name: str = "Ann") -> "Person":
+        person = Person(self.stranger())
+        person.enter(self.tokens[-1])
+        person.post("name", name=name).raise_for_status()
+        return person
+
+
+class Person:
+    """Somebody with a browser that came in."""
+
+    def __init__(self, http: TestClient) -> None:
+        self.http = http
+        self.desk: str | None = None
+
+    def enter(self, token: str) -> None:
+        page = self.http.get(f"/?token={token}").raise_for_status()
+        self.http.headers["x-csrf-token"] = CSRF.search(page.text)[1]
+
+    def post(self, call: str, **sent):
+        return self.http.post(f"/api/{call}", json={"desk": self.desk, **sent})
+
+    def say(self, call: str, **sent):
+        return self.post(call, **sent).raise_for_status().json()
+
+    def state(self, **sent):
+        state = self.say("state", **sent)
+        self.desk = state["desk"]
+        return state
+
+    def queue(self):
+        return self.state()["queue"]
+
+    def answer(self, questions, label: int | None):
+        items = [{"id": q["id"], "seen": q["seen"]} for q in questions]
+        return self.say("answer", label=label, items=items)
+
+    def image(self, sample_id: int, query: str = ""):
+        if self.desk is None:
+            self.state()
+        return self.http.get(f"/image/{self.desk}/{sample_id}{query}")
 
 
 class Annotating:
