@@ -155,7 +155,7 @@ def _as_png(image: Image.Image, longest: int) -> Picture:
 
 def _in_256_shades(image: Image.Image) -> Image.Image:
     """Return an image whose darkest pixel is black and whose brightest is white."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float32)
     known = np.isfinite(values)
     low, high = (values[known].min(), values[known].max()) if known.any() else (0, 0)
     share = (np.where(known, values, low) - low) / (high - low or 1)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 
 import numpy as np
 from PIL import Image
@@ -20,7 +22,7 @@ from fairfal_flwr.client.sheet import Sheet, sheet_file, write_sheet
 from fairfal_flwr.files import identity_of
 
 DIGITS = tuple(f"digit {number}" for number in range(10))
-LINK = re.compile(r"http://\S+/\?token=\S+")
+LINK = re.compile(r"https?://\S+/\?token=\S+")
 
 
 def write_picture(path: Path, number: int, size: int = 32) -> None:
@@ -170,10 +172,22 @@ class Annotating:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
+        self.lines: Queue[str] = Queue()
+        self.reader = Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
+
+    def line(self) -> str:
+        """Return what it prints next; nothing at its end."""
+        return self.lines.get(timeout=60)
 
     def link(self) -> str:
         """Return the next address that it prints."""
-        for line in self.process.stdout:
+        while line := self.line():
             if found := LINK.search(line):
                 return found[0]
         raise AssertionError("it ended")
@@ -205,4 +219,3 @@ def annotating(root: Path, *options: str) -> Iterator[Annotating]:
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
