@@ -42,11 +42,14 @@ class Reasons:
 
     def asked(self, question: Question) -> str:
         """Say when and by what a question was asked, and where in its order."""
-        number = self._asked[question.cycle]
         return (
             f"Asked in cycle {question.cycle} by {question.strategy}; "
-            f"{_ordinal(question.rank + 1)} of {number}"
+            f"{self.place(question)}"
         )
+
+    def place(self, question: Question) -> str:
+        """Say where a question is in the order of its cycle."""
+        return f"{_ordinal(question.rank + 1)} of {self._asked[question.cycle]}"
 
     def looks(self, question: Question) -> str:
         """Say what the model takes it for; empty without a suggestion."""
@@ -91,6 +94,7 @@ def view(
         "cycle": question.cycle,
         "late": question.cycle <= closed,
         "suggestion": question.suggestion,
+        "place": reasons.place(question),
         "asked": reasons.asked(question),
         "looks": reasons.looks(question),
         "score": reasons.score(question),

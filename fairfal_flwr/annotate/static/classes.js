@@ -6,13 +6,17 @@ import { element } from "./element.js";
 const KEYS = [..."123456789bcdefijkmopqrtvwyz"];
 const SEARCHED_FROM = 13;
 
-export function keyOf(label) {
-  return KEYS[label] ?? "";
+// The key of each class: the digit that its name ends in, where each name has one of its
+// own; else by place.
+export function keysOf(names) {
+  const digits = names.map((name) => /(?<![0-9])[0-9]$/.exec(name.trim())?.[0]);
+  const own = !digits.includes(undefined) && new Set(digits).size === names.length;
+  return own ? digits : KEYS.slice(0, names.length);
 }
 
 export function labelOf(key, names) {
-  const label = KEYS.indexOf(key);
-  return label >= 0 && label < names.length ? label : null;
+  const label = keysOf(names).indexOf(key);
+  return label < 0 ? null : label;
 }
 
 export class Classes {
@@ -27,9 +31,10 @@ export class Classes {
     if (names.join("\0") === this.names.join("\0")) return;
     this.names = names;
     this.search.hidden = names.length < SEARCHED_FROM;
+    const keys = keysOf(names);
     this.box.replaceChildren(
       ...names.map((name, label) => {
-        const key = keyOf(label);
+        const key = keys[label];
         const button = element("button", { type: "button" }, element("span", {}, name));
         button.dataset.label = label;
         if (key) {

@@ -17,6 +17,7 @@ const page = {
   state: null, // what the server said last
   queue: [], // open questions in hand, the present one first
   trail: [], // answered here, the latest last
+  older: undefined, // before which row of the ledger the trail's past is; null: no more
   back: 0, // how far the person went back on the trail
   current: null,
   gridOpen: false,
@@ -86,6 +87,7 @@ function keepPresent() {
 function leaveFor(desk) {
   page.desk = sessionStorage.desk = desk;
   page.trail = [];
+  page.older = undefined;
   page.back = 0;
   page.current = null;
   page.queue = [];
@@ -204,13 +206,12 @@ async function undo() {
   const unsent = outbox.takeBackLast();
   if (unsent) {
     const ids = new Set(unsent.items.map((item) => item.id));
-    const questions = page.trail.filter(({ id }) => ids.has(id));
-    return takenBack(questions.at(-1) ?? null);
+    return takenBack(page.trail.filter(({ id }) => ids.has(id)));
   }
   try {
-    const { question } = await call("undo", { desk: page.desk });
-    takenBack(question);
+    const { questions } = await call("undo", { desk: page.desk });
     page.turn += 1;
+    takenBack(questions);
   } catch (error) {
     say(error.message);
     if (error.status !== 409) trouble(error);
@@ -218,50 +219,47 @@ async function undo() {
   return refresh();
 }
 
-function takenBack(question) {
-  if (!question) return say("There is nothing to take back.");
-  page.trail = page.trail.filter(({ id }) => id !== question.id);
+function takenBack(questions) {
+  if (!questions.length) return say("There is nothing to take back.");
+  const ids = new Set(questions.map(({ id }) => id));
+  const others = (list) => list.filter(({ id }) => !ids.has(id));
+  page.trail = others(page.trail);
   page.back = 0;
-  page.queue = [{ ...question, mine: null }, ...page.queue.filter(({ id }) => id !== question.id)];
+  page.queue = [...questions.map((question) => ({ ...question, mine: null })), ...others(page.queue)];
   page.current = null;
   present(page.queue[0]);
   if (page.gridOpen) toggleGrid();
   draw();
-  return say(`Taken back. Answer again: ${describe(question)}`);
+  const what = questions.length > 1 ? `${questions.length} answers taken back.` : "Taken back.";
+  return say(`${what} Answer again: ${describe(page.current)}`);
 }
 
 // --- back and forth -------------------------------------------------------------------
 
 async function goBack() {
-  if (page.back >= page.trail.length && !(await lengthenTrail())) return say("This is the first one.");
+  if (page.back === page.trail.length && !(await lengthenTrail())) return say("This is the first one.");
   page.back += 1;
   return lookBack();
 }
 
 async function lengthenTrail() {
-  const { items } = await call("history", { desk: page.desk, whose: "mine" });
-  const known = new Set(page.trail.map(({ id }) => id));
-  page.trail = [...items.filter(({ id }) => !known.has(id)).reverse(), ...page.trail];
-  return page.back < page.trail.length;
+  while (page.older !== null) {
+    const { items, older } = await call("history", { desk: page.desk, whose: "mine", before: page.older });
+    page.older = older;
+    const known = new Set(page.trail.map(({ id }) => id));
+    const added = items.filter(({ id }) => !known.has(id)).reverse();
+    page.trail = [...added, ...page.trail];
+    if (added.length) return true;
+  }
+  return false;
 }
 
+// Answering anew needs what was said about a question since.
 async function lookBack() {
-  const { id } = page.trail.at(-page.back);
-  const fresh = await latest(id);
-  if (!fresh) return;
+  const fresh = await call("question", { desk: page.desk, id: page.trail.at(-page.back).id });
   present(fresh);
   draw();
   say(`Back at an answered one: ${fresh.decision?.name ?? nameOf(fresh.mine?.label ?? null)}. Answer anew or go forward.`);
-}
-
-// What was said about a question since; answering anew needs it.
-async function latest(id) {
-  for (const whose of ["mine", "all"]) {
-    const { items } = await call("history", { desk: page.desk, whose });
-    const found = items.find((question) => question.id === id);
-    if (found) return found;
-  }
-  return null;
 }
 
 function goForward() {
@@ -284,12 +282,21 @@ function lookAt(question) {
 }
 
 async function openHistory(whose = "mine") {
-  const { items } = await call("history", { desk: page.desk, whose });
+  at("history").replaceChildren();
+  await lengthenHistory(whose);
   at("history-mine").setAttribute("aria-pressed", whose === "mine");
   at("history-all").setAttribute("aria-pressed", whose === "all");
-  at("history").replaceChildren(...items.map(historyEntry));
-  if (!items.length) at("history").append(element("li", {}, "Nothing yet."));
+  if (!at("history").children.length) at("history").append(element("li", {}, "Nothing yet."));
   if (!at("history-dialog").open) at("history-dialog").showModal();
+}
+
+async function lengthenHistory(whose, before) {
+  const { items, older } = await call("history", { desk: page.desk, whose, before });
+  const entries = items.map(historyEntry);
+  at("history").append(...entries);
+  if (before) entries[0]?.querySelector("button").focus();
+  at("history-older").hidden = older === null;
+  at("history-older").onclick = () => lengthenHistory(whose, older).catch(trouble);
 }
 
 function historyEntry(question) {
@@ -372,12 +379,20 @@ function draw() {
   const showGrid = page.gridOpen && grid.items.length > 0;
   const settled = page.settled === page.turn && !outbox.size;
   if (!showGrid && !current && !settled) return drawAlert();
-  at("grid").hidden = !showGrid;
-  at("single").hidden = showGrid || !current;
-  at("waiting").hidden = showGrid || Boolean(current);
+  show(showGrid ? "grid" : current ? "single" : "waiting");
   drawProgress(state);
   if (current) return drawQuestion(current);
   return drawWaiting(state);
+}
+
+// The focus of a view that goes away moves on to the one that comes.
+const VIEWS = { single: "stage", grid: "grid-title", waiting: "waiting-title" };
+
+function show(view) {
+  if (!at(view).hidden) return;
+  const lost = Object.keys(VIEWS).some((other) => at(other).contains(document.activeElement));
+  for (const other of Object.keys(VIEWS)) at(other).hidden = other !== view;
+  if (lost) at(VIEWS[view]).focus({ preventScroll: true });
 }
 
 function drawProgress({ progress, ...rest }) {
@@ -392,7 +407,7 @@ function drawProgress({ progress, ...rest }) {
 function drawQuestion(question) {
   const { suggestion } = question;
   const shown = page.hint && suggestion !== null;
-  at("image").alt = `Image to label. ${question.asked}.`;
+  at("image").alt = `Image to label: ${placeOf(question)}`;
   at("why").textContent = [question.asked, page.hint && question.looks, question.score].filter(Boolean).join("; ");
   at("hint").hidden = suggestion === null;
   at("hint").textContent = shown ? `The model takes it for «${nameOf(suggestion)}».` : "The model's guess is hidden.";
@@ -425,27 +440,36 @@ function drawVotes({ votes, decision, mine }) {
 function drawNeighbors() {
   const before = page.trail.slice(-3).filter(({ id }) => id !== page.current.id);
   const after = page.queue.filter(({ id }) => id !== page.current.id).slice(0, 4);
-  at("neighbors").replaceChildren(
-    ...before.map((question) => neighbor(question, "done")),
-    neighbor(page.current, "now"),
-    ...after.map((question) => neighbor(question, "next")),
-  );
+  const shown = [
+    ...before.map((question) => ({ question, kind: "done" })),
+    { question: page.current, kind: "now" },
+    ...after.map((question) => ({ question, kind: "next" })),
+  ];
+  const drawn = JSON.stringify(shown.map(({ question, kind }) => [question.id, question.mine, kind]));
+  if (drawn === page.neighborsDrawn) return; // the focus stays where it is
+  page.neighborsDrawn = drawn;
+  const hadFocus = at("neighbors").contains(document.activeElement);
+  at("neighbors").replaceChildren(...shown.map(neighbor));
+  if (hadFocus) at("neighbors").querySelector("[aria-current]").focus();
 }
 
-function neighbor(question, kind) {
+function neighbor({ question, kind }) {
   const picture = element("img", { alt: "" });
   image(page.desk, question.id, { thumb: true }).then(({ url }) => url && (picture.src = url));
   const said = question.mine ? nameOf(question.mine.label) : "";
-  const words = { done: `Answered: ${said}`, now: "This one", next: "Comes later" }[kind];
-  const button = element("button", { type: "button", "aria-label": words, tabindex: "-1" }, picture);
+  const place = placeOf(question);
+  const words = { done: `${place}, answered: ${said}`, now: `${place}, this one`, next: `${place}, comes later` }[kind];
+  const button = element("button", { type: "button", "aria-label": words }, picture);
   if (kind === "now") button.setAttribute("aria-current", "true");
   if (kind === "done") {
     button.append(element("span", {}, said));
-    button.addEventListener("click", () => backTo(question.id));
+    button.addEventListener("click", () => backTo(question.id).catch(trouble));
   }
   if (kind === "next") button.addEventListener("click", () => jumpTo(question));
   return element("li", { class: kind }, button);
 }
+
+const placeOf = ({ place, cycle }) => `${place} in cycle ${cycle}`;
 
 function backTo(id) {
   page.back = page.trail.length - page.trail.findIndex((question) => question.id === id);
@@ -506,12 +530,10 @@ function pressed(event) {
 }
 
 function commandFor(key) {
-  if (page.gridOpen && NOT_IN_GRID.includes(key)) return null;
-  const command = (page.gridOpen && IN_GRID[key]) || COMMANDS[key];
-  if (command) return command;
   const label = labelOf(key, page.names);
-  if (label === null) return null;
-  return () => (page.gridOpen ? answerSelected(label) : answer(label));
+  if (label !== null) return () => (page.gridOpen ? answerSelected(label) : answer(label));
+  if (page.gridOpen && NOT_IN_GRID.includes(key)) return null;
+  return (page.gridOpen && IN_GRID[key]) || COMMANDS[key] || null;
 }
 
 function toggleHint() {
