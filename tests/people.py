@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from flwr.app import Context, Message
+from torch import Tensor
 
 from client_app import app
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.questions import Question
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import load_shard
+from fairfal_flwr.data import Shard, load_shard
 from fairfal_flwr.paths import ledger_file
 
 # Told the client, its ledger and its open questions, before each look.
@@ -38,13 +39,25 @@ def with_people(
 
 def truth(values: dict[str, object]) -> list[dict[int, int]]:
     """Return the label of each sample, client by client."""
-    config = RunConfig.from_flat(values)
-    shards = [
-        load_shard(config.image_spec(), config.partition_spec(), client)
-        for client in range(config.num_clients)
-    ]
     return [
         dict(zip(shard.sample_ids.tolist(), labels.tolist(), strict=True))
-        for shard, labels in shards
-        if labels is not None
+        for shard, labels in _shards(values)
     ]
+
+
+def known_pixels(values: dict[str, object]) -> list[dict[bytes, int]]:
+    """Return the label of each image by its first channel, client by client."""
+    return [
+        {
+            image[0].numpy().tobytes(): label
+            for image, label in zip(shard.images, labels.tolist(), strict=True)
+        }
+        for shard, labels in _shards(values)
+    ]
+
+
+def _shards(values: dict[str, object]) -> list[tuple[Shard, Tensor]]:
+    config = RunConfig.from_flat(values)
+    clients = range(config.num_clients)
+    images, deal = config.image_spec(), config.partition_spec()
+    return [load_shard(images, deal, client) for client in clients]

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -314,21 +314,37 @@ def _run(asked: _Asked) -> str | None:
     bundle = build_bundle(folder)
     _check_travels(config.query.strategy, folder, bundle)
 
-    def echo(line: str) -> None:
-        if line.startswith(_RESULTS):
-            asked.results = Path(line.removeprefix(_RESULTS))
-        if asked.verbose or not is_noise(line):
-            typer.echo(line)
+    pages = [_page] if config.annotation.by == "person" else []
+    with ExitStack() as stack:
 
-    return run_app(
-        bundle,
-        values,
-        num_supernodes=config.num_clients,
-        actors=at_once,
-        gpus_per_actor=_gpu_share(config.device, at_once),
-        verbose=asked.verbose,
-        echo=echo,
-    )
+        def echo(line: str) -> None:
+            if asked.verbose or not is_noise(line):
+                typer.echo(line)
+            if line.startswith(_RESULTS):
+                asked.results = Path(line.removeprefix(_RESULTS))
+                while pages:  # once, as the run says it again at its end
+                    page = pages.pop()(values["state-dir"], asked.results.name)
+                    stack.enter_context(page)
+
+        return run_app(
+            bundle,
+            values,
+            num_supernodes=config.num_clients,
+            actors=at_once,
+            gpus_per_actor=_gpu_share(config.device, at_once),
+            verbose=asked.verbose,
+            echo=echo,
+        )
+
+
+def _page(state_dir: str, campaign: str) -> AbstractContextManager[None]:
+    """Serve the page on which people label what all clients of a run ask for."""
+    from fairfal_flwr.annotate.serve import serving
+    from fairfal_flwr.annotate.site import Site
+    from fairfal_flwr.paths import state_root
+
+    site = Site(state_root(state_dir), campaign)
+    return serving(site, "127.0.0.1", 0, lambda line: typer.echo(f"label at {line}"))
 
 
 def _values(asked: _Asked, folder: Path) -> dict[str, Any]:
