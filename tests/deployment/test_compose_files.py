@@ -8,9 +8,12 @@ from pathlib import Path
 
 import compose
 import pytest
+import typer
 from flwr.supercore.cli.flower_superexec import _parse_args as superexec_arguments
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
+
+from fairfal_flwr.command import cli
 
 BIN = Path(sys.executable).parent
 BASE = ("compose.yml",)
@@ -66,7 +69,27 @@ def test_hadolint_has_nothing_to_say_about_the_dockerfile():
 
 def test_flower_accepts_every_command(lasting):
     for name, service in lasting.items():
-        parsed(name, service["command"])
+        if name != "annotate":
+            parsed(name, service["command"])
+
+
+def test_the_page_is_the_hosts_own_and_sees_what_the_client_sees():
+    page = services_of(CLIENT)["annotate"]
+    client = services_of(CLIENT)["superexec-clientapp"]
+    assert page["ports"] == ["127.0.0.1:8080:8080"]
+    assert page["entrypoint"] == ["fairfal"]
+    command = typer.main.get_command(cli.app).commands["annotate"]
+    options = command.make_context("annotate", page["command"][1:]).params
+    assert (options["host"], options["port"]) == ("0.0.0.0", 8080)
+    assert page["environment"]["FAIRFAL_HOME"] == client["environment"]["FAIRFAL_HOME"]
+    places = compose.mounts(client)
+    del places["/app/keys/superexec.secret"]
+    assert compose.mounts(page) == places
+    assert page["image"] == client["image"]
+    assert page["build"] == client["build"]
+    assert set(page["networks"]).isdisjoint(client["networks"])
+    overlay = compose.load(CLIENT, "client/with-gpu.yml", variables=variables(CLIENT))
+    assert overlay["annotate"]["image"] == overlay["superexec-clientapp"]["image"]
 
 
 def test_every_service_is_careful(services):
@@ -125,7 +148,7 @@ def test_the_images_are_flwrs_version_that_is_tested():
 def test_with_tls_nothing_crosses_hosts_in_the_clear():
     for services in (services_of(*TLS), services_of(SERVER), services_of(CLIENT)):
         for name, service in services.items():
-            if name in ONE_SHOT:
+            if name in ONE_SHOT or name == "annotate":
                 continue
             arguments = parsed(name, service["command"])
             beside_its_supernode = name.startswith("superexec-clientapp")
