@@ -15,8 +15,9 @@ __all__ = ["await_answers"]
 
 log = logging.getLogger("fairfal.server")
 
-# A client may compute for a fifth of the time, as each message may start a process.
-REST = 4.0  # times as long as the answers to the last message took
+# While people answer it is asked often, but a message may start a process at a client.
+REST = 4.0  # times as long as the replies to the last message took
+IDLE_REST = 0.1  # times as long as nobody has answered anything
 LEAST_REST = 0.2  # seconds
 PATIENCE = 120.0  # seconds for the answers to one message; who is late is asked again
 
@@ -76,8 +77,8 @@ def await_answers(
         tell(wait.standing)
         if wait.may_go_on():
             break
-        pause = min(max(REST * took, LEAST_REST), rules.poll_seconds)
-        sleep(min(pause, wait.standing.seconds_left or pause))
+        rest = max(LEAST_REST, REST * took, IDLE_REST * wait.idle)
+        sleep(min(rest, rules.poll_seconds, wait.standing.seconds_left or rest))
     return wait.replies
 
 
@@ -98,7 +99,13 @@ class _Wait:
         # Who was asked last; of a run that goes on, that is long ago.
         ages = [reply.asked_seconds for reply in replies.values()]
         self._asked_at = monotonic() - min(ages, default=0.0)
+        self._answered_at = monotonic()
         self._is_late = False
+
+    @property
+    def idle(self) -> float:
+        """Seconds since somebody answered something."""
+        return monotonic() - self._answered_at
 
     @property
     def standing(self) -> Standing:
@@ -110,6 +117,7 @@ class _Wait:
         )
 
     def take(self, heard: Mapping[int, StatusReply]) -> None:
+        before = self.standing.open
         for client, status in heard.items():
             self.replies[client] = replace(
                 self.replies[client],
@@ -119,6 +127,8 @@ class _Wait:
                 num_set_aside=status.num_set_aside,
                 ledger=status.ledger,
             )
+        if self.standing.open != before:
+            self._answered_at = monotonic()
 
     def may_go_on(self) -> bool:
         """Tell whether enough is answered, or time is up with enough labels."""

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from answering import Annotator, answer_until, by_keyboard, by_mouse, labels_of
+from answering import SECONDS, Annotator, answer_until, by_keyboard, by_mouse, labels_of
 from asked import Annotating, annotating
 from grid import run_campaign
 from people import known_pixels
@@ -70,12 +70,10 @@ def by_flwr_run(keys: Keys) -> Iterator[tuple[str, Callable[[], bool]]]:
                 run_app(link, ROOT, keys, num_supernodes=2, echo=lines.append)
             )
 
-        thread = Thread(target=run)
+        thread = Thread(target=run, daemon=True)
         thread.start()
-        try:
-            yield page.link(), lambda: bool(records)
-        finally:
-            thread.join()
+        yield page.link(), lambda: bool(records)
+        thread.join()
     assert records[0]["status"] == COMPLETED, lines
 
 
@@ -98,7 +96,9 @@ def test_a_run_labeled_through_the_page_is_the_oracles_bit_by_bit(
     }
     with program(keys) as (link, is_over):
         first = screens.open(link)
-        first.locator("#desk option").nth(1).wait_for(state="attached", timeout=120_000)
+        first.locator("#desk option").nth(1).wait_for(
+            state="attached", timeout=1000 * SECONDS
+        )
         second = screens.tab(first.context, first.url)
         second.locator("#desk").select_option(index=1)
         known = known_pixels(keys)
