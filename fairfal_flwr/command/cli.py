@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fairfal_flwr import __version__
-from fairfal_flwr.command import annotate, ledger
+from fairfal_flwr.command import annotate, ledger, questions
 from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(questions.app, name="questions")
 app.command()(annotate.annotate)
 
 
