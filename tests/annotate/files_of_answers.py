@@ -33,7 +33,7 @@ class Client:
         self.path = root / campaign / f"client-{index:04d}.sqlite"
         self.ledger = Ledger(self.path, "abc")
         folder = root.parent / "images"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
         files = {}
         for name in (f"{index}-{place}.png" for place in range(number)):
             (folder / name).write_bytes(name.encode())

@@ -43,41 +43,27 @@ def run(*words):
     return CliRunner().invoke(app, ["questions", *map(str, words)])
 
 
-names_of_classes = st.lists(
-    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=5)
-    .map(str.strip)
-    .filter(lambda name: name not in ("", "cannot tell")),
-    min_size=2,
-    max_size=4,
-    unique=True,
-)
-hostile = st.sampled_from(["?", "'?", "=1+1", "@x", "'", "''=", 'a"b', "a,b", "a;b"])
-people = st.sampled_from(["Ann", "@Bo", "=Cy()", "Ann & Bo"])
-
-
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(
     st.sampled_from([".csv", ".json"]),
     st.integers(1, 2),
-    names_of_classes | st.lists(hostile, min_size=2, max_size=4, unique=True),
-    st.lists(st.tuples(st.integers(0, 5), people, st.integers(0, 4)), max_size=12),
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(["Ann", "@Bo", "=Cy()"]),
+            st.sampled_from([None, 0, 1]),
+        ),
+        max_size=12,
+    ),
 )
-def test_what_goes_out_and_comes_into_a_fresh_copy_is_the_same(
-    ending, votes, class_names, said
-):
-    class_names = tuple(class_names)
+def test_what_goes_out_and_comes_into_a_fresh_copy_is_the_same(ending, votes, said):
     with TemporaryDirectory() as folder:
         file = Path(folder, f"answers{ending}")
         first, second = (
-            Client(Path(folder, place, "state"), class_names=class_names, votes=votes)
+            Client(Path(folder, place), class_names=("?", "=x"), votes=votes)
             for place in ("here", "there")
-            if Path(folder, place).mkdir() is None
         )
-        labels = [None, *range(len(class_names))]
-        answers = [
-            Answer(first.ids[place], labels[guess % len(labels)], who)
-            for place, who, guess in said
-        ]
+        answers = [Answer(first.ids[place], label, who) for place, who, label in said]
         first.ledger.answer_all(answers, votes)
         export_questions([first.asker], file)
         import_answers([second.asker], file)

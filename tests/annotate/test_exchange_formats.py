@@ -1,6 +1,8 @@
 """Tables and Label Studio's files: what they may look like; each mistake by place."""
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,9 +14,13 @@ from files_of_answers import (
     write_json,
     write_lines,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fairfal_flwr.annotate.csv_file import read_csv
+from fairfal_flwr.annotate.csv_file import read_csv, write_csv
+from fairfal_flwr.annotate.entries import Item, Said
 from fairfal_flwr.annotate.exchange import Outcome, export_questions, import_answers
+from fairfal_flwr.annotate.label_studio import read_tasks, write_tasks
 from fairfal_flwr.errors import UserError
 
 ROW = f"{CAMPAIGN},0,s1,cat,Ann"
@@ -23,6 +29,30 @@ ROW = f"{CAMPAIGN},0,s1,cat,Ann"
 @pytest.fixture
 def client(tmp_path):
     return Client(tmp_path / "state")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
+    ["?", "'?", "=1+1", "'", "''=", 'a"b', "a,b", "a;b", "a\rb", "a\nb", "s1"]
+)
+said_by_people = st.builds(Said, st.none() | texts, texts, st.just("")).filter(
+    lambda said: all(text == text.strip() != "cannot tell" for text in said[:2] if text)
+)
+
+
+@settings(max_examples=40)
+@given(texts.filter(lambda text: text == text.strip()), st.lists(said_by_people))
+def test_texts_come_back_as_they_went_out(campaign, said):
+    said = tuple({each.annotator: each for each in said}.values())
+    place = Path("/x.png"), 1, "fairfal", None, None
+    item = Item(campaign, 3, 2**63 - 1, *place, said, False)
+    with TemporaryDirectory() as folder:
+        table, tasks = Path(folder, "x.csv"), Path(folder, "x.json")
+        write_csv(table, [item])
+        write_tasks(tasks, [item], Path("/"))
+        rows, (task,) = read_csv(table), read_tasks(tasks)
+    assert [row[1:4] for row in rows] == [(campaign, 3, 2**63 - 1)] * len(said)
+    assert [one for row in rows for one in row.said] == list(said)
+    assert task[1:] == (campaign, 3, 2**63 - 1, said)
 
 
 def said(path):
@@ -227,8 +257,8 @@ def test_an_answer_that_was_changed_in_label_studio_is_whose_who_changed_it(
     export_questions([client.asker], tmp_path / "x.json")
     tasks = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     for task in tasks:
-        for given in task["annotations"]:
-            given["completed_by"] = 8
+        for done in task["annotations"]:
+            done["completed_by"] = 8
     tasks[1]["annotations"][0]["result"][0]["value"]["choices"] = ["dog"]
     fresh = Client(tmp_path / "fresh" / "state")
     import_answers([fresh.asker], write_json(tmp_path / "y.json", tasks))
