@@ -137,7 +137,9 @@ def _task(item: Item, document_root: Path) -> dict[str, Any]:
             "client": item.client,
             "sample": sample_text(item.sample_id),
         },
-        "annotations": [{"result": [_chosen(said)]} for said in item.said],
+        "annotations": [
+            {"result": [_chosen(said)], "ground_truth": False} for said in item.said
+        ],
         "predictions": _predictions(item),
     }
 
