@@ -112,10 +112,10 @@ def _entry(place: str, names: list[str], cells: list[str]) -> Entry:
 
 def _cells(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each row with the place where it begins."""
-    text = _text(path)
-    header = text.partition("\n")[0]
-    delimiter = max(DELIMITERS, key=header.count)
-    table = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = StringIO(_text(path), newline="")
+    delimiter = max(DELIMITERS, key=lines.readline().count)
+    lines.seek(0)
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 1
     try:
         for cells in table:

@@ -29,6 +29,8 @@ class Client:
         campaign: str = CAMPAIGN,
         class_names: tuple[str, ...] = NAMES,
         votes: int = 1,
+        by_content: bool = True,
+        has_reasons: bool = True,
     ) -> None:
         self.path = root / campaign / f"client-{index:04d}.sqlite"
         self.ledger = Ledger(self.path, "abc")
@@ -39,7 +41,7 @@ class Client:
             (folder / name).write_bytes(name.encode())
             files[identity_of(name, name.encode())] = name
         self.sheet = Sheet(
-            campaign, index, class_names, votes, str(folder), True, files
+            campaign, index, class_names, votes, str(folder), by_content, files
         )
         write_sheet(sheet_file(self.path), self.sheet)
         self.ids = list(files)
@@ -48,8 +50,8 @@ class Client:
             1,
             "fairfal",
             np.array(self.ids, dtype=np.int64),
-            suggestions=place % len(class_names),
-            scores=place / 4,
+            suggestions=place % len(class_names) if has_reasons else None,
+            scores=np.append(place[:-1] / 4, np.inf) if has_reasons else None,
         )
 
     @property

@@ -1,5 +1,7 @@
 """Questions out, answers in: what a ledger then has, and when it stays as it was."""
 
+import json
+import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +27,7 @@ from fairfal_flwr.annotate.exchange import (
 )
 from fairfal_flwr.client.ledger import Ledger
 from fairfal_flwr.client.questions import Answer
+from fairfal_flwr.client.sheet import sheet_file
 from fairfal_flwr.command.cli import app
 from fairfal_flwr.errors import UserError
 
@@ -96,6 +99,35 @@ def test_a_table_has_a_row_per_question_with_all_that_is_known(client, tmp_path)
     }
     assert [row["answer"] for row in rows] == ["", "bird", "?", "", "", ""]
     assert (rows[0]["annotator"], rows[0]["answered-at"]) == ("", "")
+    assert (tmp_path / "x.csv").read_bytes().startswith(b"\xef\xbb\xbfcampaign,client,")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json"])
+def test_without_reasons_there_are_none_in_the_file(root, tmp_path, ending):
+    client = Client(root, has_reasons=False)
+    export_questions([client.asker], tmp_path / f"x{ending}")
+    if ending == ".csv":
+        rows = read_rows(tmp_path / "x.csv")
+        assert {(row["suggestion"], row["score"]) for row in rows} == {("", "")}
+    else:
+        tasks = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+        assert [task["predictions"] for task in tasks] == [[]] * 6
+
+
+def test_an_answer_that_came_from_votes_is_one_where_one_person_is_enough(
+    client, tmp_path
+):
+    for who in ("Ann", "Bo"):
+        client.ledger.answer(client.ids[0], 1, who, votes=2)
+    client.ledger.answer(client.ids[1], 2, "Ann", votes=2)
+    export_questions([client.asker], tmp_path / "x.csv")
+    rows = read_rows(tmp_path / "x.csv")
+    assert [(row["answer"], row["annotator"]) for row in rows[:2]] == [
+        ("dog", "Ann & Bo"),
+        ("", ""),
+    ]
+    file = write_lines(tmp_path / "y.csv", client.row(0, "cat"), client.row(1, "bird"))
+    assert import_answers([client.asker], file) == Outcome(1, 0, 1)
 
 
 def test_only_what_is_open_goes_out_without_what_was_said(root, tmp_path):
@@ -139,6 +171,15 @@ def test_an_image_that_is_not_what_was_asked_for_does_not_go_out(
     if harm != "not in the sheet":
         client.ledger.answer(client.ids[2], 1, "Ann")
         assert export_questions([client.asker], tmp_path / "x.csv") == 6
+
+
+def test_an_image_that_the_client_wrote_needs_only_be_there(root, tmp_path):
+    client = Client(root, by_content=False)
+    (tmp_path / "images" / "0-2.png").write_bytes(b"other")
+    assert export_questions([client.asker], tmp_path / "x.csv") == 6
+    (tmp_path / "images" / "0-2.png").unlink()
+    with pytest.raises(UserError, match=r"1 image.* first '0-2\.png'"):
+        export_questions([client.asker], tmp_path / "y.csv")
 
 
 def test_a_file_that_is_there_is_kept(client, tmp_path):
@@ -265,12 +306,18 @@ def test_a_mistake_in_the_last_row_keeps_all_clients_as_they_were(
 def test_the_labeling_config_has_every_class_and_one_for_who_cannot_tell(
     root, tmp_path
 ):
-    client = Client(root, class_names=('<b>"x"&', "dog"))
+    client = Client(root, class_names=('<b>"ä"&', "dog"))
     export_config([client.asker], tmp_path / "x.xml")
-    text = (tmp_path / "x.xml").read_text()
-    assert '<Choice value="&lt;b&gt;&quot;x&quot;&amp;" />' in text
-    assert re.findall(r'value="(.*?)"', text)[2:] == ["dog", "cannot tell"]
-    assert 'name="class" toName="image" choice="single"' in text
+    assert (tmp_path / "x.xml").read_text(encoding="utf-8") == (
+        "<View>\n"
+        '  <Image name="image" value="$image" zoom="true" />\n'
+        '  <Choices name="class" toName="image" choice="single" showInline="true">\n'
+        '    <Choice value="&lt;b&gt;&quot;ä&quot;&amp;" />\n'
+        '    <Choice value="dog" />\n'
+        '    <Choice value="cannot tell" />\n'
+        "  </Choices>\n"
+        "</View>"
+    )
 
 
 def test_a_class_that_is_taken_for_cannot_tell_goes_out_as_a_table_only(root, tmp_path):
@@ -282,8 +329,9 @@ def test_a_class_that_is_taken_for_cannot_tell_goes_out_as_a_table_only(root, tm
 
 
 def test_the_commands_take_the_campaign_that_asked_last(root, tmp_path):
-    old = Client(root, campaign="old")
+    old = Client(root, campaign="was before")
     clients = [Client(root), Client(root, index=1)]
+    os.utime(sheet_file(old.path), (1, 1))
     here = "--state-dir", root
     file = tmp_path / "x.csv"
     result = run("export", file, *here, "--label-studio-config", tmp_path / "x.xml")
@@ -302,9 +350,9 @@ def test_the_commands_take_the_campaign_that_asked_last(root, tmp_path):
     result = run("import", answers, *here, "--relabel")
     assert result.output.startswith("1 answer(s) written, 1 were there already\n")
     assert old.ledger.answered().size == 0
-    result = run("import", answers, *here, "--campaign", "old")
+    result = run("import", answers, *here, "--campaign", old.sheet.campaign)
     assert result.exit_code == 2
-    assert "found client 0 of campaign 'trial', allowed: client 0 of 'old'" in (
+    assert "found client 0 of campaign 'trial', allowed: client 0 of 'was b" in (
         result.output
     )
     result = run("import", answers, *here, "--client", 1)

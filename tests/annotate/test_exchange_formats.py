@@ -60,7 +60,7 @@ def said(path):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_table_is_read_as_spreadsheets_write_it(
     tmp_path, delimiter, newline, encoding
@@ -121,6 +121,7 @@ def test_what_guards_a_cell_is_taken_off(tmp_path, cell, answer):
             "line 2: found client 'x', allowed: a nu",
         ),
         ([HEADER, f'{CAMPAIGN},0,s1,"a\nb",Ann', "x"], "line 4: found client ''"),
+        (['"campaign'], "line 1: unexpected end of data"),
         ([HEADER, ROW, 'trial,0,s1,"cat'], "line 3: unexpected end of data"),
         ([HEADER, ROW, 'trial,0,s1,"cat"x,'], "line 3: ',' expected after '\"'"),
         ([HEADER, ROW, "\udcff"], "line 3: not UTF-8; save it as 'CSV UTF-8'"),
@@ -161,11 +162,22 @@ def test_a_row_that_makes_no_sense_is_refused_by_line(
 
 
 def test_of_many_classes_some_are_named(tmp_path):
-    names = tuple(f"class-{number}" for number in range(100))
-    client = Client(tmp_path / "state", class_names=names)
-    file = write_lines(tmp_path / "x.csv", client.row(0, "cow"))
-    with pytest.raises(UserError, match=r"class-0, .*class-19 and 80 more\.$"):
+    for number, end in ((100, "class-19 and 80 more"), (20, "class-19")):
+        names = tuple(f"class-{place}" for place in range(number))
+        client = Client(tmp_path / str(number), class_names=names)
+        file = write_lines(tmp_path / "x.csv", client.row(0, "cow"))
+        with pytest.raises(UserError, match=rf"allowed: class-0, .*, {end}\.$"):
+            import_answers([client.asker], file)
+
+
+def test_where_one_person_is_enough_two_are_one_answer_or_contradict(client, tmp_path):
+    rows = [client.row(0, answer, who) for answer in ("cat", "dog") for who in "AB"]
+    file = write_lines(tmp_path / "x.csv", *rows)
+    with pytest.raises(UserError, match=r"line 4: contradicts \S*x\.csv, line 2"):
         import_answers([client.asker], file)
+    file = write_lines(tmp_path / "x.csv", *rows[:2])
+    assert import_answers([client.asker], file) == Outcome(1)
+    assert client.standing()[client.ids[0]] == [("cat", "A")]
 
 
 def test_two_votes_of_one_person_contradict_and_of_two_do_not(tmp_path):
@@ -202,6 +214,8 @@ def test_a_task_is_what_label_studio_imports(client, tmp_path):
             "result": [{**choice, "value": {"choices": ["dog"]}}],
         }
     ]
+    assert "score" not in tasks[5]["predictions"][0]  # JSON knows no infinity
+    assert not tasks[1]["annotations"][0]["ground_truth"]
     chosen = [
         [a["result"][0]["value"]["choices"] for a in task["annotations"]]
         for task in tasks[:3]
