@@ -1,16 +1,14 @@
 """The clients whose questions are served: all of one campaign that have a sheet."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 
+from fairfal_flwr.annotate.askers import ledgers_with_sheet
 from fairfal_flwr.annotate.desk import Desk
 
 __all__ = ["Site"]
-
-SHEETS = "client-*.sheet.json"
 
 
 @dataclass
@@ -44,7 +42,8 @@ class Site:
         UserError
             If a ledger or a sheet is damaged.
         """
-        return [self._desk_at(path) for path in self._ledgers()]
+        ledgers = ledgers_with_sheet(self.root, self.campaign, self.client)
+        return [self._desk_at(path) for path in ledgers]
 
     def desk(self, key: str) -> Desk | None:
         """Return a desk that was given out before."""
@@ -56,27 +55,3 @@ class Site:
             if key not in self._desks:
                 self._desks[key] = Desk(key, ledger, self.votes)
             return self._desks[key]
-
-    def _ledgers(self) -> list[Path]:
-        folder = self._folder()
-        if folder is None:
-            return []
-        ledgers = [_ledger_of(sheet) for sheet in sorted(folder.glob(SHEETS))]
-        if self.client is not None:
-            wanted = f"client-{self.client:04d}.sqlite"
-            ledgers = [path for path in ledgers if path.name == wanted]
-        return [path for path in ledgers if path.exists()]
-
-    def _folder(self) -> Path | None:
-        if self.campaign:
-            return self.root / self.campaign
-        newest = _newest(self.root.glob(f"*/{SHEETS}"))
-        return newest.parent if newest else None
-
-
-def _ledger_of(sheet: Path) -> Path:
-    return sheet.with_name(sheet.name.removesuffix(".sheet.json") + ".sqlite")
-
-
-def _newest(paths: Iterable[Path]) -> Path | None:
-    return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
