@@ -359,6 +359,22 @@ def test_the_commands_take_the_campaign_that_asked_last(root, tmp_path):
     assert "line 2: found client 0 of campaign 'trial'" in result.output
 
 
+def test_the_commands_options_say_what_goes_out_and_who_answered(
+    client, root, tmp_path
+):
+    here = "--state-dir", root
+    file = write_lines(tmp_path / "x.csv", client.row(0, "dog", ""))
+    assert "--annotator does" in run("import", file, *here).output
+    assert run("import", file, *here, "--annotator", "Ann").exit_code == 0
+    assert client.standing()[client.ids[0]] == [("dog", "Ann")]
+    for name, options, number in (("all", (), 6), ("open", ("--open",), 5)):
+        run("export", tmp_path / f"{name}.csv", *here, *options)
+        assert len(read_rows(tmp_path / f"{name}.csv")) == number
+    config = tmp_path / "x.xml"
+    run("export", tmp_path / "x.json", *here, "--label-studio-config", config)
+    assert '<Choice value="dog" />' in config.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -375,8 +391,8 @@ def test_a_mistake_is_one_line(client, root, tmp_path, monkeypatch, words, messa
     monkeypatch.chdir(tmp_path)
     result = run(*words, "--state-dir", root)
     assert result.exit_code == 2
-    assert len(result.output.splitlines()) == 1
-    assert message in result.output
+    assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
+    assert message in result.stderr
     assert not list(tmp_path.glob("*.*"))
 
 

@@ -227,14 +227,15 @@ def test_an_export_of_label_studio_answers(client, tmp_path):
     text = {"type": "textarea", "value": {"text": ["blurred"]}}
     tasks = [
         client.task(0, annotation("cat", by={"id": 3, "email": "ann@example.org"})),
-        client.task(1, annotation("cannot tell", by=4)),
+        client.task(1, annotation("cannot tell", by={"username": "bo"})),
         client.task(2, annotation("dog", was_cancelled=True)),
         client.task(3, annotation()),
         client.task(
             4,
             annotation("cat", at="2026-01-02T10:00:00.5Z"),
-            annotation("dog", at="2026-01-02T11:00:00.5Z", by={"username": "bo"}),
+            annotation("dog", at="2026-01-02T11:00:00.5Z", by={"id": 7}),
             annotation("bird", at="2026-01-01T23:00:00.5Z"),
+            annotation("bird", created_at="2026-01-02T10:30:00.5Z"),
             annotation("bird", at="2026-01-03T23:00:00.5Z", was_cancelled=True),
         ),
         client.task(5, annotation("dog", by=None)),
@@ -244,10 +245,10 @@ def test_an_export_of_label_studio_answers(client, tmp_path):
     assert import_answers([client.asker], file, annotator="Cy") == Outcome(4)
     assert list(client.standing().values()) == [
         [("cat", "ann@example.org")],
-        [(None, "Label Studio user 4")],
+        [(None, "bo")],
         [],
         [],
-        [("dog", "bo")],
+        [("dog", "Label Studio user 7")],
         [("dog", "Cy")],
     ]
 
