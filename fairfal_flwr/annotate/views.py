@@ -57,7 +57,7 @@ class Reasons:
             return ""
         number = self._alike[question.cycle, question.suggestion]
         name = name_of(self._names, question.suggestion)
-        return f"one of {number} that look like «{name}»"
+        return f"The model takes it for «{name}», as {number} of this cycle's"
 
     def score(self, question: Question) -> str:
         """Say how much it was wanted; empty without a score."""
@@ -66,8 +66,7 @@ class Reasons:
         scores = self._scores[question.cycle]
         below = 100 * bisect_left(scores, question.score) // len(scores)
         return (
-            f"score {question.score:.3g}, higher than {below} % of this cycle's "
-            "(more is more wanted)"
+            f"its score {question.score:.3g} is higher than {below} % of this cycle's"
         )
 
 

@@ -1,5 +1,6 @@
 """People label in a real browser, by mouse, by keyboard, on a small screen."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -156,7 +157,9 @@ def test_answers_outlive_a_server_that_is_killed(asked, screens, tmp_path):
         server.kill()
         class_button(screen, "digit 2").click()
         class_button(screen, "digit 3").click()
-        expect(screen.get_by_role("alert").first).to_contain_text("2 answers kept here")
+        expect(screen.get_by_role("alert").first).to_contain_text(
+            re.compile("[23] answers kept here")  # the first one's reply may be lost
+        )
     assert asked.decisions() == {ids[0]: 1}
     with annotating(tmp_path / "state") as server:
         until(lambda: len(asked.decisions()) == 3)
@@ -211,7 +214,7 @@ def test_the_grid_labels_what_is_selected(asked, screens, link):
     screen = screens.open(link())
     shows_question(screen)
     screen.keyboard.press("g")
-    tiles = screen.get_by_role("option")
+    tiles = screen.locator(".tile")
     selected = screen.locator(".tile[aria-selected=true]")
     expect(tiles).to_have_count(6)
     expect(selected).to_have_count(6)
@@ -243,10 +246,28 @@ def test_the_grid_by_keyboard_alone(asked, screens, link):
     expect(selected).to_have_count(1)
     screen.keyboard.press("a")
     for key in "012":
+        expect(screen.locator("#group")).to_have_value(key)
         expect(selected).to_have_count(3)
         screen.keyboard.press(key)
     shows_done(screen)
     assert sorted(asked.decisions().values()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_what_somebody_else_answered_of_many_is_told_at_once(asked, screens, link):
+    ids = asked.ask(9)
+    screen = screens.open(link())
+    shows_question(screen)
+    screen.keyboard.press("g")
+    expect(screen.locator(".tile")).to_have_count(3)
+    for sample in ids[:4]:
+        asked.ledger.answer(sample, 9, "Bo")
+    screen.keyboard.press("5")
+    expect(screen.locator("#stale-list li")).to_have_text(
+        ["Bo said «digit 9» (just now)."] * 2
+    )
+    screen.get_by_role("button", name="Change all of them to «digit 5»").click()
+    until(lambda: [asked.decisions()[ids[place]] for place in (0, 3, 6)] == [5] * 3)
+    assert asked.decisions()[ids[1]] == 9
 
 
 def test_a_hundred_classes_are_searched(asked, screens, link):
@@ -259,7 +280,7 @@ def test_a_hundred_classes_are_searched(asked, screens, link):
     screen.keyboard.press("Enter")
     until(lambda: asked.decisions() == {ids[0]: 73})
     screen.keyboard.press("2")
-    until(lambda: asked.decisions()[ids[1]] == 1)
+    until(lambda: asked.decisions().get(ids[1]) == 1)
 
 
 def words(number: int) -> list[str]:
@@ -274,7 +295,6 @@ def test_the_guess_can_be_hidden_and_stays_so(asked, screens, link):
     screen.keyboard.press("h")
     screen.reload()
     expect(screen.locator("#hint")).to_contain_text("hidden")
-    expect(screen.locator("#why")).not_to_contain_text("look")
     expect(screen.locator(".guess")).to_have_count(0)
 
 
@@ -343,7 +363,7 @@ def test_all_is_reached_by_tab_and_the_focus_stays(asked, screens, link):
         screen.keyboard.press("Tab")
         reached.add(
             screen.evaluate(
-                "document.activeElement.id || document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+                "document.activeElement.id || document.activeElement.ariaLabel"
             )
         )
     assert {
@@ -370,7 +390,7 @@ def test_a_phone_shows_all_without_moving_sideways(asked, screens, link, grid):
     shows_question(screen)
     if grid:
         screen.get_by_role("button", name="Grid").tap()
-        expect(screen.get_by_role("option")).to_have_count(4)
+        expect(screen.locator(".tile")).to_have_count(4)
     width = screen.evaluate("document.documentElement.scrollWidth")
     assert width <= 390
     for button in screen.locator("button:visible, select:visible, input:visible").all():

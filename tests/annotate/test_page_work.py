@@ -373,8 +373,8 @@ def test_a_ledger_that_is_damaged_is_said_in_one_line(asked, page):
 def test_why_a_question_was_asked_is_said_in_words(page):
     question = page.person().queue()[1]
     assert question["asked"] == "Asked in cycle 1 by fairfal; 2nd of 6"
-    assert question["looks"] == "one of 2 that look like «digit 1»"
-    assert question["score"].startswith("score 0.917, higher than 66 % of")
+    assert question["looks"] == "The model takes it for «digit 1», as 2 of this cycle's"
+    assert question["score"] == ("its score 0.917 is higher than 66 % of this cycle's")
 
 
 def test_what_the_server_said_last_is_passed_on(asked, page):

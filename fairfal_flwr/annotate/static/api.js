@@ -72,7 +72,7 @@ export class Outbox {
     this.by = by;
     this.onSent = onSent;
     this.onTrouble = onTrouble;
-    this.sending = false;
+    this.present = null; // a promise while answers are on their way
     this.failures = 0;
     this.timer = 0;
     this.kept = takeOver(by);
@@ -93,16 +93,24 @@ export class Outbox {
   }
 
   takeBackLast() {
-    if (this.sending || !this.kept.length) return null;
+    if (this.present || !this.kept.length) return null;
     const entry = this.kept.pop();
     write(this.kept);
     return entry;
   }
 
-  async send() {
-    if (this.sending) return;
+  // Waits for an answer that is on its way.
+  settled() {
+    return this.present ?? Promise.resolve();
+  }
+
+  send() {
+    this.present ??= this.sendAll().finally(() => { this.present = null; });
+    return this.present;
+  }
+
+  async sendAll() {
     clearTimeout(this.timer);
-    this.sending = true;
     try {
       while (this.kept.length) {
         const entry = this.kept[0];
@@ -114,8 +122,6 @@ export class Outbox {
       }
     } catch (error) {
       this.refused(error);
-    } finally {
-      this.sending = false;
     }
   }
 

@@ -46,6 +46,15 @@ export class Grid {
     if (!this.items.length && at("group").options.length) await this.open();
   }
 
+  // What was answered goes; nothing that is left is selected before the next look.
+  drop(answered) {
+    this.items = this.items.filter(({ id }) => !answered.has(id));
+    this.chosen = new Set();
+    this.place = this.anchor = 0;
+    this.draw();
+    this.onChange();
+  }
+
   listGroups(groups) {
     at("group").replaceChildren(
       ...groups.map(({ suggestion, open }) => {

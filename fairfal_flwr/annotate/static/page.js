@@ -21,6 +21,8 @@ const page = {
   back: 0, // how far the person went back on the trail
   current: null,
   gridOpen: false,
+  undoing: null, // a promise
+  stale: [], // what somebody else answered meanwhile, to be told
   turn: 0, // of what the person did; what the server said before that is out of date
   settled: 0, // the turn after which the server spoke last
   error: "",
@@ -155,8 +157,10 @@ async function showImage({ id }) {
 }
 
 function answer(label) {
+  // Who takes back and answers at once means the question that comes back.
+  if (page.undoing) return page.undoing.then(() => answer(label));
   const question = page.current;
-  if (!question) return;
+  if (!question) return undefined;
   page.turn += 1;
   const items = [{ id: question.id, seen: question.seen }];
   page.queue = page.queue.filter(({ id }) => id !== question.id);
@@ -169,7 +173,7 @@ function answer(label) {
   draw();
   tell(label, next);
   outbox.put({ desk: page.desk, label, items });
-  drawAlert();
+  return drawAlert();
 }
 
 function tell(label, next) {
@@ -178,13 +182,16 @@ function tell(label, next) {
 }
 
 function describe(question) {
-  const looks = page.hint && question.looks ? `, ${question.looks}` : "";
-  return `${question.asked}${looks}.`;
+  const looks = page.hint && question.looks ? ` ${question.looks}.` : "";
+  return `${question.asked}.${looks}`;
 }
 
 function sent(entry, reply) {
   page.turn += 1;
-  for (const question of reply.stale) showStale(question, entry.label);
+  if (reply.stale.length) {
+    page.stale.push({ questions: reply.stale, label: entry.label });
+    showStale();
+  }
   if (reply.late) say("Saved. Its cycle is closed: it counts from the next cycle on.");
   refresh();
 }
@@ -201,13 +208,20 @@ function skip() {
   return call("skip", { desk: page.desk, id: question.id }).then(refresh, trouble);
 }
 
-async function undo() {
+function undo() {
+  page.undoing ??= takeBack().finally(() => { page.undoing = null; });
+  return page.undoing.then(refresh);
+}
+
+async function takeBack() {
   page.turn += 1;
   const unsent = outbox.takeBackLast();
   if (unsent) {
     const ids = new Set(unsent.items.map((item) => item.id));
-    return takenBack(page.trail.filter(({ id }) => ids.has(id)));
+    takenBack(page.trail.filter(({ id }) => ids.has(id)));
+    return;
   }
+  await outbox.settled();
   try {
     const { questions } = await call("undo", { desk: page.desk });
     page.turn += 1;
@@ -216,7 +230,6 @@ async function undo() {
     say(error.message);
     if (error.status !== 409) trouble(error);
   }
-  return refresh();
 }
 
 function takenBack(questions) {
@@ -315,19 +328,28 @@ function historyEntry(question) {
 
 // --- somebody was faster --------------------------------------------------------------
 
-function showStale(question, label) {
-  page.trail = page.trail.filter(({ id }) => id !== question.id);
-  const said = question.decision;
-  at("stale-text").textContent = said
-    ? `${said.by} said «${said.name}» (${ago(said.at)}). You said «${nameOf(label)}», which was not written.`
-    : "Somebody said something about this question meanwhile; your answer was not written.";
-  at("stale-change").textContent = `Change it to «${nameOf(label)}»`;
+function showStale() {
+  if (at("stale-dialog").open || !page.stale.length) return;
+  const { questions, label } = page.stale.shift();
+  const ids = new Set(questions.map(({ id }) => id));
+  page.trail = page.trail.filter(({ id }) => !ids.has(id));
+  at("stale-text").textContent = questions.length === 1
+    ? `${saidMeanwhile(questions[0])} You said «${nameOf(label)}», which was not written.`
+    : `${questions.length} of these were answered meanwhile, so «${nameOf(label)}» was not written for them.`;
+  at("stale-list").hidden = questions.length === 1;
+  at("stale-list").replaceChildren(...questions.map((q) => element("li", {}, saidMeanwhile(q))));
+  at("stale-change").textContent = `Change ${questions.length === 1 ? "it" : "all of them"} to «${nameOf(label)}»`;
   at("stale-change").onclick = () => {
+    const items = questions.map(({ id, seen }) => ({ id, seen }));
+    outbox.put({ desk: page.desk, label, items });
     at("stale-dialog").close();
-    outbox.put({ desk: page.desk, label, items: [{ id: question.id, seen: question.seen }] });
   };
-  at("stale-keep").onclick = () => at("stale-dialog").close();
-  if (!at("stale-dialog").open) at("stale-dialog").showModal();
+  at("stale-dialog").showModal();
+}
+
+function saidMeanwhile({ decision }) {
+  if (!decision) return "Somebody said something about it meanwhile.";
+  return `${decision.by} said «${decision.name}» (${ago(decision.at)}).`;
 }
 
 // --- the grid -------------------------------------------------------------------------
@@ -351,24 +373,25 @@ async function toggleGrid() {
 }
 
 function drawGridTitle() {
+  gridClasses.mark({ guess: page.hint && grid.group !== "" ? Number(grid.group) : null });
   at("grid-title").textContent = `Label ${count(grid.selected.length, "selected image")} as`;
 }
 
-function answerSelected(label) {
+async function answerSelected(label) {
   const { selected } = grid;
-  page.turn += 1;
   if (!selected.length) return say("Nothing is selected.");
+  page.turn += 1;
   const items = selected.map(({ id, seen }) => ({ id, seen }));
   const done = new Set(items.map(({ id }) => id));
   page.trail.push(...selected.map((question) => ({ ...question, mine: { label } })));
   page.queue = page.queue.filter(({ id }) => !done.has(id));
   if (done.has(page.current?.id)) page.current = null;
+  grid.drop(done); // a key that is pressed twice says nothing about what comes next
   say(`${count(items.length, "image")} labeled ${nameOf(label)}.`);
-  return outbox.put({ desk: page.desk, label, items }).then(async () => {
-    await grid.reopen().catch(trouble);
-    draw();
-    at("tiles").firstElementChild?.focus();
-  });
+  await outbox.put({ desk: page.desk, label, items });
+  await grid.reopen();
+  draw();
+  return at("tiles").firstElementChild?.focus();
 }
 
 // --- drawing --------------------------------------------------------------------------
@@ -381,6 +404,7 @@ function draw() {
   if (!showGrid && !current && !settled) return drawAlert();
   show(showGrid ? "grid" : current ? "single" : "waiting");
   drawProgress(state);
+  if (showGrid) return undefined;
   if (current) return drawQuestion(current);
   return drawWaiting(state);
 }
@@ -408,9 +432,9 @@ function drawQuestion(question) {
   const { suggestion } = question;
   const shown = page.hint && suggestion !== null;
   at("image").alt = `Image to label: ${placeOf(question)}`;
-  at("why").textContent = [question.asked, page.hint && question.looks, question.score].filter(Boolean).join("; ");
+  at("why").textContent = [question.asked, question.score].filter(Boolean).join("; ");
   at("hint").hidden = suggestion === null;
-  at("hint").textContent = shown ? `The model takes it for «${nameOf(suggestion)}».` : "The model's guess is hidden.";
+  at("hint").textContent = shown ? `${question.looks}.` : "What the model takes it for is hidden.";
   at("toggle-hint").setAttribute("aria-pressed", page.hint);
   const said = question.decision ?? question.mine;
   classes.mark({ guess: shown ? suggestion : null, said: said ? said.label : null });
@@ -561,9 +585,15 @@ function connect() {
   clicks("history-mine", () => openHistory("mine"));
   clicks("history-all", () => openHistory("all"));
   clicks("to-help", COMMANDS["?"]);
+  clicks("stale-keep", () => at("stale-dialog").close());
+  at("stale-dialog").addEventListener("close", showStale);
   clicks("zoom-in", COMMANDS["+"]);
   clicks("zoom-out", COMMANDS["-"]);
   clicks("zoom-fit", COMMANDS[0]);
+  clicks("to-light", () => {
+    const light = at("to-light").parentElement.classList.toggle("light");
+    at("to-light").setAttribute("aria-expanded", light);
+  });
   clicks("alert-retry", refresh);
   at("desk").addEventListener("change", (event) => chooseDesk(event.target.value));
   for (const button of document.querySelectorAll("dialog .close")) {
