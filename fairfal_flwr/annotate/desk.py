@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ class _Content:
 
     sheet: Sheet
     questions: dict[int, Question]
+    cycle: int
     closed: int
     reasons: Reasons
 
@@ -75,8 +76,8 @@ class Desk:
         self._skipped: dict[str, dict[int, None]] = {}
         self._at_once: dict[str, set[int]] = {}  # a person's last answer was for these
         self._lock = Lock()
-        self._read_at: tuple[Any, ...] = ()
-        self._content = self._read()
+        self._read_at = self._stamp()
+        self._content = self._read(self._ledger.last_cycle())
 
     @property
     def title(self) -> str:
@@ -274,21 +275,35 @@ class Desk:
         return picture_of(content.sheet, sample_id, thumb=thumb)
 
     def _now(self) -> _Content:
-        """Return what the files say, read anew only if one was written since."""
+        """Return what the files say, read anew only as far as one was written since."""
         with self._lock:
-            if self._stamp() != self._read_at:
-                self._content = self._read()
+            stamp = self._stamp()
+            if stamp != self._read_at:
+                cycle = self._ledger.last_cycle()
+                asked = cycle != self._content.cycle or stamp[-1] != self._read_at[-1]
+                self._content = self._read(cycle) if asked else self._with_answers()
+                self._read_at = stamp
             return self._content
 
-    def _read(self) -> _Content:
-        self._read_at = self._stamp()
+    def _read(self, cycle: int) -> _Content:
         sheet = read_sheet(sheet_file(self._path))
         questions = self._ledger.questions()
         return _Content(
             sheet,
             {question.sample_id: question for question in questions},
+            cycle,
             self._ledger.closed_cycles(),
             Reasons(questions, sheet.class_names),
+        )
+
+    def _with_answers(self) -> _Content:
+        before = self._content
+        last = max((q.last for q in before.questions.values()), default=0)
+        changed = self._ledger.questions(after=last)
+        return replace(
+            before,
+            questions=before.questions | {q.sample_id: q for q in changed},
+            closed=self._ledger.closed_cycles(),
         )
 
     def _stamp(self) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ class Leases:
         free: list[Question] = []
         later: list[Question] = []
         for question in questions:
-            places = max(1, votes - len(question.votes))
+            places = max(1, votes - len(question.votes)) if votes > 1 else 1
             at_it = self._others(self._shown, question.sample_id, person)
             if at_it >= places:
                 continue

@@ -394,10 +394,20 @@ class Ledger:
             {"name": name, "cycle": cycle},
         )
 
-    def questions(self) -> list[Question]:
-        """Return all that was ever asked, by cycle and rank, with what was said."""
+    def questions(self, *, after: int | None = None) -> list[Question]:
+        """Return all that was ever asked, by cycle and rank, with what was said.
+
+        Parameters
+        ----------
+        after : int, optional
+            Only those of which something was said after this row.
+        """
         with self._transaction() as db:
-            return list(questions_of(db).values())
+            changed = None
+            if after is not None:
+                query = "SELECT DISTINCT sample_id FROM answer WHERE number > ?"
+                changed = [sample for (sample,) in db.execute(query, (after,))]
+            return list(questions_of(db, changed).values())
 
     def closed_cycles(self) -> int:
         """Return the last cycle whose answers are closed; 0 without any."""

@@ -240,8 +240,8 @@ function takenBack(questions) {
   page.back = 0;
   page.queue = [...questions.map((question) => ({ ...question, mine: null })), ...others(page.queue)];
   page.current = null;
+  if (page.gridOpen) setGrid(false);
   present(page.queue[0]);
-  if (page.gridOpen) toggleGrid();
   draw();
   const what = questions.length > 1 ? `${questions.length} answers taken back.` : "Taken back.";
   return say(`${what} Answer again: ${describe(page.current)}`);
@@ -286,10 +286,10 @@ function goForward() {
 }
 
 function lookAt(question) {
+  if (page.gridOpen) setGrid(false);
   page.trail = page.trail.filter(({ id }) => id !== question.id);
   page.trail.push(question);
   page.back = 1;
-  if (page.gridOpen) toggleGrid();
   present(question);
   draw();
 }
@@ -354,22 +354,35 @@ function saidMeanwhile({ decision }) {
 
 // --- the grid -------------------------------------------------------------------------
 
-async function toggleGrid() {
-  page.gridOpen = !page.gridOpen;
-  at("to-grid").setAttribute("aria-pressed", page.gridOpen);
-  if (!page.gridOpen) {
-    draw();
-    return refresh();
-  }
-  try {
-    await grid.open();
-    draw();
-    at("tiles").firstElementChild?.focus();
-    say(`Grid: ${count(grid.items.length, "image")} that look alike, all selected.`);
-  } catch (error) {
-    trouble(error);
-  }
-  return undefined;
+function toggleGrid() {
+  return page.gridOpen ? closeGrid() : openGrid();
+}
+
+async function openGrid() {
+  await outbox.settled();
+  await grid.open();
+  if (!grid.items.length) return say("No question is open for the grid.");
+  goToQueue();
+  setGrid(true);
+  at("tiles").firstElementChild.focus();
+  return say(`Grid: ${count(grid.items.length, "image")} that look alike, all selected.`);
+}
+
+function closeGrid() {
+  goToQueue();
+  setGrid(false);
+  return refresh();
+}
+
+function setGrid(open) {
+  page.gridOpen = open;
+  at("to-grid").setAttribute("aria-pressed", open);
+  draw();
+}
+
+function goToQueue() {
+  if (page.back) present(page.queue[0] ?? null);
+  page.back = 0;
 }
 
 function drawGridTitle() {
@@ -390,6 +403,7 @@ async function answerSelected(label) {
   say(`${count(items.length, "image")} labeled ${nameOf(label)}.`);
   await outbox.put({ desk: page.desk, label, items });
   await grid.reopen();
+  if (!grid.items.length) return closeGrid();
   draw();
   return at("tiles").firstElementChild?.focus();
 }
