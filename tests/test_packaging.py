@@ -2,7 +2,10 @@
 
 import shutil
 import tomllib
+import zipfile
 from pathlib import Path
+
+from hatchling.builders.wheel import WheelBuilder
 
 from fairfal_flwr.command.launch import build_bundle, names_in
 
@@ -35,3 +38,18 @@ def test_the_bundle_takes_what_it_names_and_nothing_that_lies_about(tmp_path):
     own = {"client_app.py", "server_app.py", "pyproject.toml", "LICENSE"}
     examples = {"examples/__init__.py", "examples/my_strategy.py"}
     assert clean == code | own | examples | {".info/CONTENT"}
+
+
+def test_the_wheel_takes_every_file_of_the_package(tmp_path):
+    """Also what the labeling page consists of beside its code."""
+    (wheel,) = WheelBuilder(str(ROOT)).build(
+        directory=str(tmp_path), versions=["standard"]
+    )
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "fairfal_flwr").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {Path(name).suffix for name in files} >= {".py", ".html", ".js", ".css"}
+    with zipfile.ZipFile(wheel) as content:
+        assert files <= set(content.namelist())

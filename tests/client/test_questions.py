@@ -148,6 +148,15 @@ def test_votes_after_a_cycle_was_closed_change_the_next_one_only(ledger):
     assert ledger.labeled(2)[1].tolist() == [6]
 
 
+def test_what_was_said_after_a_row_can_be_read_alone(ledger):
+    ledger.answer(4, 2, "Ann")
+    ledger.answer(9, 1, "Ann")
+    ledger.withdraw(4, "Ann")
+    assert ledger.questions(after=2) == [of(ledger, 4)]
+    assert ledger.questions(after=0) == [of(ledger, 9), of(ledger, 4)]
+    assert ledger.questions(after=3) == []
+
+
 def test_whose_ledger_it_is_need_not_be_known(ledger):
     ledger.answer(4, 2, "Ann")
     assert Ledger(ledger.path, None).questions() == ledger.questions()
