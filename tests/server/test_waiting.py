@@ -18,7 +18,7 @@ from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.client.sheet import read_sheet, read_word, sheet_file
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.messages import SelectReply
+from fairfal_flwr.messages import SelectReply, StatusReply, StatusRequest
 from fairfal_flwr.paths import ledger_file
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import read_run
@@ -90,6 +90,7 @@ def test_the_same_answers_by_people_and_by_the_oracle_give_the_same_run(
     assert told[-1]["seconds_left"] is None
 
 
+@pytest.mark.slow
 def test_what_nobody_can_tell_gives_its_budget_back(values):
     labels = truth(values)
 
@@ -136,6 +137,7 @@ def test_at_the_deadline_it_goes_on_and_open_questions_take_their_part(values, c
     assert "the deadline has passed; goes on with 12 new labels" in said
 
 
+@pytest.mark.slow
 def test_an_answer_after_the_cycle_was_closed_counts_from_the_next(values):
     """It comes with the first message of the next cycle's query."""
     values |= {"annotation.deadline": 1e-6}
@@ -203,6 +205,7 @@ def select_reply(**changes):
     return SelectReply(**(facts | changes))
 
 
+@pytest.mark.slow
 def test_a_site_that_cannot_be_reached_keeps_what_it_said(values, caplog):
     """Client 1 does not answer the second and third look; the campaign waits for it."""
     person = with_people(values, answering(values, 8))
@@ -224,6 +227,7 @@ def test_a_site_that_cannot_be_reached_keeps_what_it_said(values, caplog):
     assert gone == ["client 1: gone; going on with what it said before"]
 
 
+@pytest.mark.slow
 def test_an_answer_that_makes_no_sense_is_not_believed(values, caplog):
     person = with_people(values, answering(values, 8))
     looks = count()
@@ -254,6 +258,7 @@ def test_a_slow_oracle_gives_the_same_run(tmp_path):
     assert same_weights(slow, oracle)
 
 
+@pytest.mark.slow
 def test_an_oracle_that_errs_gives_some_wrong_classes_the_same_each_time(tmp_path):
     values = small(tmp_path, "noise", **SHORT, **{"annotation.oracle-noise": 0.3})
     labels = truth(values)
@@ -328,3 +333,79 @@ def test_a_key_of_the_other_annotator_is_refused():
         with pytest.raises(UserError, match=line):
             RunConfig.from_flat(keys)
     RunConfig.from_flat({"annotation.deadline": 9.0, "annotation.oracle-delay": 1.0})
+
+
+class Clock:
+    """Stands in for the time; a client answers everything at some moment."""
+
+    def __init__(self, takes: float, answered_at: float) -> None:
+        self.now, self.takes, self.answered_at = 0.0, takes, answered_at
+        self.rests: list[float] = []
+        self.requests: list[StatusRequest] = []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.rests.append(seconds)
+        self.now += seconds
+
+    def hear(self, request, *_args, **_options):
+        self.requests.append(request)
+        self.now += self.takes
+        is_answered = self.now > self.answered_at
+        status = StatusReply(0, 0, 100, 9 * is_answered, 9 * (not is_answered), 0, [])
+        return {0: status}
+
+
+def waited(monkeypatch, clock, **rules):
+    monkeypatch.setattr(waiting, "monotonic", clock.monotonic)
+    monkeypatch.setattr(waiting, "sleep", clock.sleep)
+    names = {name.replace("_", "-"): value for name, value in rules.items()}
+    flat = PEOPLE | {f"annotation.{name}": value for name, value in names.items()}
+    return waiting.await_answers(
+        clock,
+        StatusRequest(campaign="c", cycle=3),
+        RunConfig.from_flat(flat).annotation,
+        {0: select_reply(num_open=9)},
+        0,
+        None,
+        lambda standing: None,
+    )
+
+
+def test_who_is_idle_is_asked_less_and_less_often(monkeypatch):
+    """A tenth of the time so far, at most the longest; four times what a look takes."""
+    clock = Clock(takes=0.0, answered_at=1000.0)
+    replies = waited(monkeypatch, clock, poll_seconds=30.0)
+    assert clock.rests[:11] == pytest.approx([0.2] * 11)
+    assert clock.rests[11:13] == pytest.approx([0.22, 0.242])
+    assert clock.rests[-1] == 30.0
+    assert sum(clock.rests) < 1030
+    assert (replies[0].num_labeled, replies[0].num_open) == (9, 0)
+    slow = Clock(takes=2.0, answered_at=11.0)
+    waited(monkeypatch, slow, poll_seconds=30.0)
+    assert slow.rests == [8.0]
+
+
+def test_a_deadline_is_met_to_the_second(monkeypatch):
+    """With five labels it goes on right then; without, it waits for them."""
+    clock = Clock(takes=0.0, answered_at=500.0)
+    waited(monkeypatch, clock, poll_seconds=60.0, deadline=100.0, min_labels=5)
+    left = [request.seconds_left for request in clock.requests]
+    assert left[0] == 100.0
+    assert 0.0 in left
+    assert sum(clock.rests[: left.index(0.0)]) == pytest.approx(100.0)
+    assert 500 < clock.now < 560
+    replies = {0: select_reply(num_open=9, num_labeled=5)}
+    clock = Clock(takes=0.0, answered_at=500.0)
+    monkeypatch.setattr(waiting, "monotonic", clock.monotonic)
+    rules = RunConfig.from_flat(
+        PEOPLE | {"annotation.deadline": 100.0, "annotation.min-labels": 5}
+    ).annotation
+    wait = waiting._Wait(rules, replies, 0, 1)
+    clock.now = 99.9
+    assert not wait.may_go_on()
+    clock.now = 100.0
+    assert wait.may_go_on()
+    assert not waiting._Wait(rules, replies, 1, 1).may_go_on()
