@@ -77,12 +77,12 @@ def read_csv(path: Path) -> list[Entry]:
     ]
 
 
-def _rows(item: Item) -> Iterator[tuple[str | int | float, ...]]:
+def _rows(item: Item) -> Iterator[tuple[str | float | None, ...]]:
     question = (
         *(_guarded(item.campaign), item.client, sample_text(item.sample_id)),
         *(_guarded(str(item.file)), item.cycle, _guarded(item.strategy)),
         _guarded(item.suggestion or ""),
-        "" if item.score is None else item.score,
+        item.score,
     )
     for said in item.said:
         answer = CANNOT_TELL if said.answer is None else _guarded(said.answer)

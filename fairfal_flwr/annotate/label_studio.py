@@ -217,7 +217,7 @@ def _person(completed_by: int | dict[str, Any] | None) -> str:
 
 
 def _mistake(path: Path, error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    first = error.errors()[0]
     where = str(path)
     if first["loc"]:
         number, *inside = first["loc"]

@@ -368,7 +368,8 @@ def test_the_commands_options_say_what_goes_out_and_who_answered(
     assert run("import", file, *here, "--annotator", "Ann").exit_code == 0
     assert client.standing()[client.ids[0]] == [("dog", "Ann")]
     for name, options, number in (("all", (), 6), ("open", ("--open",), 5)):
-        run("export", tmp_path / f"{name}.csv", *here, *options)
+        result = run("export", tmp_path / f"{name}.csv", *here, *options)
+        assert result.exit_code == 0
         assert len(read_rows(tmp_path / f"{name}.csv")) == number
     config = tmp_path / "x.xml"
     run("export", tmp_path / "x.json", *here, "--label-studio-config", config)

@@ -233,12 +233,12 @@ def test_an_export_of_label_studio_answers(client, tmp_path):
         client.task(
             4,
             annotation("cat", at="2026-01-02T10:00:00.5Z"),
-            annotation("dog", at="2026-01-02T11:00:00.5Z", by={"id": 7}),
+            annotation("dog", at="2026-01-02T11:00:00.5Z", by=7),
             annotation("bird", at="2026-01-01T23:00:00.5Z"),
-            annotation("bird", created_at="2026-01-02T10:30:00.5Z"),
+            annotation("cat", by={"id": 9}, created_at="2026-01-02T12:00:00.5Z"),
             annotation("bird", at="2026-01-03T23:00:00.5Z", was_cancelled=True),
         ),
-        client.task(5, annotation("dog", by=None)),
+        client.task(5, annotation("dog", by={"id": None})),
     ]
     tasks[0]["annotations"][0]["result"].append(text)
     file = write_json(tmp_path / "x.json", tasks)
@@ -248,7 +248,7 @@ def test_an_export_of_label_studio_answers(client, tmp_path):
         [(None, "bo")],
         [],
         [],
-        [("dog", "Label Studio user 7")],
+        [("cat", "Label Studio user 9")],
         [("dog", "Cy")],
     ]
 
