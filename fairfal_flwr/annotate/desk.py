@@ -168,7 +168,9 @@ class Desk:
             ids = together
         taken_back = [question for question in answered if question.sample_id in ids]
         for question in taken_back:
-            self._ledger.withdraw(question.sample_id, me, seen=question.last)
+            self._ledger.withdraw(
+                question.sample_id, me, seen=question.last, votes=self._needed(content)
+            )
         content = self._now()
         return {
             "questions": [

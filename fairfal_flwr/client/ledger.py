@@ -48,7 +48,14 @@ from fairfal_flwr.client.ledger_check import (
 from fairfal_flwr.client.ledger_file import connection, create, migrate, now
 from fairfal_flwr.client.ledger_questions import last_number, questions_of
 from fairfal_flwr.client.ledger_shard import check_asked, check_identity, num_images
-from fairfal_flwr.client.questions import Answer, Question, Row, StaleError, rows_of
+from fairfal_flwr.client.questions import (
+    Answer,
+    Question,
+    Row,
+    StaleError,
+    rows_of,
+    rows_of_withdrawal,
+)
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Head", "Ledger"]
@@ -301,12 +308,18 @@ class Ledger:
         return stale
 
     def withdraw(
-        self, sample_id: int, annotator: str, *, seen: int | None = None
+        self,
+        sample_id: int,
+        annotator: str,
+        *,
+        seen: int | None = None,
+        votes: int = 1,
     ) -> None:
-        """Take an answer or a vote back, by a row of its own: the sample waits again.
+        """Take an answer back, by a row of its own: the sample waits again.
 
-        What a closed cycle's training sees stays. Without an answer or a vote of this
-        person to take back, nothing happens.
+        With more than one of `votes` it is the person's own vote, and what the others
+        come to without it stands. What a closed cycle's training sees stays. Without an
+        answer, or a vote of this person, to take back, nothing happens.
 
         Raises
         ------
@@ -317,10 +330,9 @@ class Ledger:
             question = questions_of(db, [sample_id])[sample_id]
             if seen not in (None, question.last):
                 raise StaleError
-            if question.decision or annotator in question.votes:
-                number = last_number(db) + 1
-                row = Row(number, sample_id, "withdraw", None, annotator, now())
-                _append_answers(db, [row])
+            number = last_number(db) + 1
+            rows = rows_of_withdrawal(annotator, question, votes, number, now())
+            _append_answers(db, rows)
 
     def close(self, cycle: int) -> None:
         """Let what is answered by now be what the cycle's training sees, for good."""

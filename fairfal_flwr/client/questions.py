@@ -17,8 +17,12 @@ __all__ = [
     "StaleError",
     "Verdict",
     "rows_of",
+    "rows_of_withdrawal",
     "verdict_of",
 ]
+
+
+Said = tuple[str, int | None, str]  # action, label, annotator
 
 
 class StaleError(Exception):
@@ -168,7 +172,7 @@ def rows_of(
         ISO time in UTC.
     """
     sample_id, label, annotator, _ = answer
-    said: list[tuple[str, int | None, str]] = []
+    said: list[Said] = []
     if votes == 1:
         said.append((_action(label), label, annotator))
     else:
@@ -176,13 +180,24 @@ def rows_of(
             said.append(("withdraw", None, annotator))
         said.append(("vote", label, annotator))
         before = {who: what for who, what in question.votes.items() if who != annotator}
-        verdict = verdict_of({**before, annotator: label}, votes)
-        if verdict:
-            names = " & ".join(verdict.annotators)
-            said.append((_action(verdict.label), verdict.label, names))
-    return tuple(
-        Row(place, sample_id, *what, time) for place, what in enumerate(said, number)
-    )
+        said += _decided({**before, annotator: label}, votes)
+    return _rows(said, sample_id, number, time)
+
+
+def rows_of_withdrawal(
+    annotator: str, question: Question, votes: int, number: int, time: str
+) -> tuple[Row, ...]:
+    """Return what a person's second thoughts add to a ledger; nothing without a first.
+
+    The parameters are those of `rows_of`.
+    """
+    said: list[Said] = []
+    left = {who: what for who, what in question.votes.items() if who != annotator}
+    if question.decision if votes == 1 else annotator in question.votes:
+        said.append(("withdraw", None, annotator))
+    if said and votes > 1:
+        said += _decided(left, votes)
+    return _rows(said, question.sample_id, number, time)
 
 
 def verdict_of(votes: Mapping[str, int | None], needed: int) -> Verdict | None:
@@ -211,6 +226,22 @@ def verdict_of(votes: Mapping[str, int | None], needed: int) -> Verdict | None:
         label = list(votes.values())[-1]
         return Verdict(label, _voters(votes.items(), label))
     return None
+
+
+def _decided(votes: Mapping[str, int | None], needed: int) -> list[Said]:
+    """Return what votes come to, by all who voted so; nothing while it is open."""
+    verdict = verdict_of(votes, needed)
+    if verdict is None:
+        return []
+    return [(_action(verdict.label), verdict.label, " & ".join(verdict.annotators))]
+
+
+def _rows(
+    said: Iterable[Said], sample_id: int, number: int, time: str
+) -> tuple[Row, ...]:
+    return tuple(
+        Row(place, sample_id, *what, time) for place, what in enumerate(said, number)
+    )
 
 
 def _action(label: int | None) -> str:

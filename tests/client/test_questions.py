@@ -119,9 +119,9 @@ def test_a_vote_may_be_changed_and_taken_back(ledger):
     ledger.answer(4, 2, "Ann", votes=2)
     ledger.answer(4, 3, "Ann", votes=2)
     assert of(ledger, 4).votes == {"Ann": 3}
-    ledger.withdraw(4, "Bo")
+    ledger.withdraw(4, "Bo", votes=2)
     assert of(ledger, 4).votes == {"Ann": 3}
-    ledger.withdraw(4, "Ann")
+    ledger.withdraw(4, "Ann", votes=2)
     assert of(ledger, 4).votes == {}
     assert of(ledger, 4).awaits("Ann", 2)
 
@@ -135,6 +135,18 @@ def test_a_vote_on_what_was_decided_opens_it_until_two_agree_again(ledger):
     ledger.answer(4, 6, "Cy", votes=2)
     assert of(ledger, 4).decision.label == 6
     assert of(ledger, 4).decision.annotator == "Ann & Cy"
+
+
+def test_what_two_agree_on_stands_when_a_third_has_second_thoughts(ledger):
+    for who, label in (("Ann", 2), ("Bo", 2), ("Cy", 5)):
+        ledger.answer(4, label, who, votes=2)
+    ledger.withdraw(4, "Cy", votes=2)
+    assert of(ledger, 4).decision.annotator == "Ann & Bo"
+    ledger.withdraw(4, "Cy", votes=2)
+    assert said(of(ledger, 4))[-2:] == [
+        ("withdraw", None, "Cy"),
+        ("label", 2, "Ann & Bo"),
+    ]
 
 
 def test_votes_after_a_cycle_was_closed_change_the_next_one_only(ledger):
@@ -195,19 +207,16 @@ def test_a_decision_is_what_those_who_stand_by_a_vote_come_to(tmp_path_factory, 
     ledger = Ledger(folder / "client.sqlite", "abc")
     ledger.record_selection(1, "random", ids(4))
     account: dict[str, int | None] = {}
-    decided: tuple[int | None] | None = None
     for who, word in words:
+        account.pop(who, None)
         if word == "withdraw":
-            ledger.withdraw(4, who)
-            account.pop(who, None)
-            decided = None
+            ledger.withdraw(4, who, votes=2)
         else:
             ledger.answer(4, word, who, votes=2)
-            account.pop(who, None)
             account[who] = word
-            values = list(account.values())
-            twice = [label for label in values if values.count(label) >= 2]
-            decided = (twice[0],) if twice else (word,) if len(values) > 2 else None
+        values = list(account.values())
+        twice = [label for label in values if values.count(label) >= 2]
+        decided = twice[:1] or (values[-1:] if len(values) > 2 else [])
         question = of(ledger, 4)
         assert question.votes == account
         assert bool(question.decision) == bool(decided)
