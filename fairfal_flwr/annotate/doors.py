@@ -138,7 +138,7 @@ class Doors:
         """Raise unless the page that this server gave sent this request."""
         given = request.headers.get(CSRF_HEADER, "")
         if not compare_digest(given.encode(), self.csrf(session).encode()):
-            raise RefusedError(403, "This page is out of date; reload it.")
+            raise RefusedError(412, "This page is out of date; reload it.")
 
     def _seal(self, purpose: str, content: str) -> str:
         return digest(self._key, f"{purpose}:{content}".encode(), "sha256").hex()

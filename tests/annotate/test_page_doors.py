@@ -57,7 +57,7 @@ def test_every_call_needs_a_session_and_the_pages_own_secret(page, call):
         answer = ann.http.post(
             f"/api/{call}", json={}, headers={"x-csrf-token": secret}
         )
-        assert answer.status_code == 403
+        assert answer.status_code == 412
 
 
 def test_an_image_needs_a_session(page):

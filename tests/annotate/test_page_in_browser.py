@@ -147,6 +147,35 @@ def test_reload_and_the_back_button_lose_nothing(asked, screens, link):
     assert asked.decisions() == dict(zip(ids, (1, 2, 3), strict=True))
 
 
+def test_a_page_whose_session_was_replaced_loads_itself_anew(asked, screens, link):
+    ids = asked.ask(1)
+    first = screens.open(link())
+    shows_question(first)
+    first.context.clear_cookies()
+    second = screens.tab(first.context, link())
+    second.get_by_label("Your name").fill("Ann")
+    second.keyboard.press("Enter")
+    shows_question(second)
+    class_button(first, "digit 4").click()
+    until(lambda: asked.decisions() == {ids[0]: 4})
+    shows_done(first)
+
+
+def test_who_is_out_is_told_and_loses_nothing(asked, screens, link):
+    ids = asked.ask(1)
+    screen = screens.open(link())
+    shows_question(screen)
+    screen.context.clear_cookies()
+    class_button(screen, "digit 4").click()
+    expect(screen.locator("#alert")).to_contain_text("Open the newest link")
+    expect(screen.locator("#alert")).to_contain_text("1 answer kept here")
+    screen.on("dialog", lambda dialog: dialog.accept())
+    screen.goto(link())
+    screen.get_by_label("Your name").fill("Ann")
+    screen.keyboard.press("Enter")
+    until(lambda: asked.decisions() == {ids[0]: 4})
+
+
 def test_answers_outlive_a_server_that_is_killed(asked, screens, tmp_path):
     ids = asked.ask(6)
     with annotating(tmp_path / "state") as server:

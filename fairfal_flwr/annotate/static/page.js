@@ -122,7 +122,7 @@ function prefetch() {
 }
 
 function trouble(error) {
-  if (error?.status === 403) location.reload();
+  if (error?.status === 412) location.reload(); // its session is over, another one here
   page.error = error?.message ?? "";
   drawAlert();
 }
