@@ -129,7 +129,7 @@ class Desk:
         self._check(content, label, items)
         votes = self._needed(content)
         answers = [Answer(sample_id, label, me, seen) for sample_id, seen in items]
-        stale = {a.sample_id for a in self._ledger.answer_all(answers, votes)}
+        stale = {answer.sample_id for answer in self._write(answers, votes)}
         done = [item.sample_id for item in items if item.sample_id not in stale]
         if done:
             self._at_once[me] = set(done)
@@ -146,6 +146,24 @@ class Desk:
                 for sample_id in done
             ),
         }
+
+    def _write(self, answers: Sequence[Answer], votes: int) -> list[Answer]:
+        """Write answers; return what was not, as somebody said something since.
+
+        Votes are given blind: another's does not make one stale.
+        """
+        stale = self._ledger.answer_all(answers, votes)
+        questions = self._now().questions
+        blind = [
+            answer
+            for answer in stale
+            if _is_blind(questions[answer.sample_id], answer.annotator, votes)
+        ]
+        again = [a._replace(seen=questions[a.sample_id].last) for a in blind]
+        return [
+            *(answer for answer in stale if answer not in blind),
+            *(self._ledger.answer_all(again, votes) if again else ()),
+        ]
 
     def undo(self, me: str) -> View:
         """Take a person's last answer back, to all the questions that it was for.
@@ -380,6 +398,12 @@ def _first(questions: list[Question], showing: Sequence[int]) -> list[Question]:
     return sorted(
         questions, key=lambda question: place.get(question.sample_id, len(place))
     )
+
+
+def _is_blind(question: Question, me: str, votes: int) -> bool:
+    """Tell whether a person who has said nothing yet sees nothing that others said."""
+    spoke = any(row.annotator == me for row in question.rows)
+    return question.decision is None and len(question.votes) < votes and not spoke
 
 
 def _says(question: Question, me: str, votes: int, label: int | None) -> bool:

@@ -132,6 +132,25 @@ def test_two_people_get_different_questions(asked, screens, link):
     assert ann.locator("#why").text_content() != bo.locator("#why").text_content()
 
 
+def test_two_disagree_and_a_third_decides(asked, screens, link):
+    asked.votes = 2
+    ids = asked.ask(1)
+    ann, bo = screens.open(link(), "Ann"), screens.open(link(), "Bo")
+    shows_question(ann)
+    shows_question(bo)
+    class_button(ann, "digit 1").click()
+    class_button(bo, "digit 2").click()
+    for screen in (ann, bo):
+        expect(screen.locator("#waiting-title")).to_contain_text("all that you can")
+        expect(screen.locator("#stale-dialog")).to_be_hidden()
+    cy = screens.open(link(), "Cy")
+    expect(cy.locator("#votes")).to_contain_text("Ann says «digit 1»")
+    expect(cy.locator("#votes")).to_contain_text("Bo says «digit 2»")
+    class_button(cy, "digit 2").click()
+    until(lambda: asked.decisions() == {ids[0]: 2})
+    shows_done(ann)
+
+
 def test_reload_and_the_back_button_lose_nothing(asked, screens, link):
     ids = asked.ask(3)
     screen = screens.open(link())

@@ -233,6 +233,25 @@ class TestVotes:
         cy.answer([seen], 5)
         assert asked.decisions() == {int(sample): 5}
 
+    def test_two_at_one_question_need_not_look_again(self, asked, people):
+        ann, bo, cy = people
+        question = ann.queue()[0]
+        late = self.one(cy, question["id"])
+        assert question["id"] in ids(bo.queue())
+        ann.answer([question], 3)
+        assert bo.answer([question], 4)["stale"] == []
+        assert asked.decisions() == {}
+        (shown,) = cy.answer([late], 4)["stale"]
+        assert len(shown["votes"]) == 2, "who decides sees what the others said"
+        assert asked.decisions() == {}
+
+    def test_a_vote_that_was_taken_back_does_not_come_again(self, asked, people):
+        ann, *_ = people
+        question = ann.queue()[0]
+        ann.answer([question], 3)
+        ann.say("undo")
+        assert ids(ann.answer([question], 3)["stale"]) == [question["id"]]
+
     def test_one_vote_is_taken_back(self, asked, people):
         ann, bo, _ = people
         sample = ids(ann.queue())[0]

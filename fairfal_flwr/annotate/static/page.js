@@ -347,8 +347,9 @@ function showStale() {
   at("stale-dialog").showModal();
 }
 
-function saidMeanwhile({ decision }) {
-  if (!decision) return "Somebody said something about it meanwhile.";
+function saidMeanwhile({ decision, votes }) {
+  if (!decision && votes.length) return `${bothSay(votes)}.`;
+  if (!decision) return "Somebody took an answer back meanwhile.";
   return `${decision.by} said «${decision.name}» (${ago(decision.at)}).`;
 }
 
@@ -471,9 +472,10 @@ function drawVotes({ votes, decision, mine }) {
   const disagree = !decision && !mine && votes.length > 1;
   at("votes").hidden = !disagree;
   if (!disagree) return;
-  const said = votes.map(({ by, label }) => `${by} says «${nameOf(label)}»`).join(", ");
-  at("votes").textContent = `Two people disagree: ${said}. Your answer decides.`;
+  at("votes").textContent = `Two people disagree: ${bothSay(votes)}. Your answer decides.`;
 }
+
+const bothSay = (votes) => votes.map(({ by, label }) => `${by} says «${nameOf(label)}»`).join(", ");
 
 function drawNeighbors() {
   const before = page.trail.slice(-3).filter(({ id }) => id !== page.current.id);
