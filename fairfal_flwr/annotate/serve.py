@@ -11,7 +11,7 @@ from time import sleep
 import uvicorn
 
 from fairfal_flwr.annotate.app import make_app
-from fairfal_flwr.annotate.doors import Doors, is_loopback
+from fairfal_flwr.annotate.doors import LOOPBACK, Doors, is_loopback
 from fairfal_flwr.annotate.kept import Kept, keep, what_was_kept
 from fairfal_flwr.annotate.site import Site
 from fairfal_flwr.errors import UserError
@@ -19,6 +19,7 @@ from fairfal_flwr.errors import UserError
 __all__ = ["serve", "serving"]
 
 Say = Callable[[str], None]
+EVERYWHERE = {"0.0.0.0", "::"}
 PATIENCE = 2  # seconds that an open connection may still take at the end
 
 
@@ -76,7 +77,8 @@ def _server(
             f"Warning: {host} is reached from other machines, and what travels is not "
             "encrypted; put TLS in front of it."
         )
-    shown = f"[{host}]" if ":" in host else host
+    reached = LOOPBACK if host in EVERYWHERE else host
+    shown = f"[{reached}]" if ":" in reached else reached
     address = f"https://{name}" if name else f"http://{shown}:{port}"
     doors = Doors(
         {host, *filter(None, [name])},

@@ -58,6 +58,7 @@ def test_an_address_that_others_reach_is_warned_about_and_needs_the_token(site):
     told: list[str] = []
     with serving(site, "0.0.0.0", 0, told.append):
         assert told[0].startswith("Warning: 0.0.0.0 is reached from other machines")
+        assert told[1].startswith("http://127.0.0.1:")
         port = httpx.URL(told[1]).port
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 403
 
