@@ -2,14 +2,18 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from grid import InProcessGrid, run_campaign
 from image_files import picture, write_tree
+from people import with_people
 
 from fairfal_flwr.client.participant import find_participant
+from fairfal_flwr.client.sheet import read_sheet, sheet_file
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import load_image_set
+from fairfal_flwr.files import identity_of
 from fairfal_flwr.server.campaign import Campaign
 
 
@@ -128,3 +132,45 @@ def test_an_oracle_for_images_without_labels_is_one_line(tmp_path, toy):
     with pytest.raises(Exception, match=r"The images of client 0 have no labels") as e:
         run_at_nodes(keys, [tmp_path / "scans"])
     assert "\n" not in str(e.value)
+
+
+def test_a_flat_folder_without_labels_is_labeled_by_people(tmp_path, toy):
+    """Each file is shown as it is, and its name and content stand for it."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in range(8):
+        picture(30 * number, (24, 24)).save(scans / f"{number}.png")
+    keys = {
+        **toy,
+        "num-clients": 1,
+        "data.server-test": False,
+        "data.class-names": "dark,bright",
+        "data.image-size": 16,
+        "data.channels": 3,
+        "federation.fraction-evaluate": 1.0,
+        "annotation.by": "person",
+        "annotation.poll-seconds": 0.001,
+    }
+
+    def person(_client, ledger, questions):
+        sheet = read_sheet(sheet_file(ledger.path))
+        assert sheet.class_names == ("dark", "bright")
+        assert sheet.by_content
+        for question in questions:
+            name = sheet.files[question.sample_id]
+            content = Path(sheet.folder, name).read_bytes()
+            assert question.sample_id == identity_of(name, content)
+            ledger.answer(question.sample_id, int(name > "3.png"), "Ann")
+
+    find_participant.cache_clear()
+    grid = InProcessGrid(keys, 1, with_people(keys, person))
+    (context,) = grid.contexts.values()
+    context.node_config = {"partition-id": 0, "data-path": str(scans)}
+    campaign = Campaign(RunConfig.from_flat(keys), grid)
+    campaign.run()
+    assert summary(campaign)["cycles"][-1]["labels"] == 4
+    name = campaign.recorder.name
+    site = find_participant(campaign.config, 0, name, str(scans))
+    holdings = site.pool.as_of(2)
+    names = [site.shard.files[row] for row in holdings.labeled.tolist()]
+    assert holdings.labels.tolist() == [int(name > "3.png") for name in names]
