@@ -87,10 +87,10 @@ class Progress:
         each = ", ".join(f"client {c}: {n}" for c, n in standing.open.items() if n)
         left = standing.seconds_left
         log.info(
-            "cycle %d: %d labels; %s%s",
+            "cycle %d: %d labels, %s%s",
             standing.cycle,
             sum(standing.labeled.values()),
-            f"waiting for {standing.num_open} answers ({each})"
+            f"waiting for {standing.num_open} more ({each})"
             if each
             else "all answered",
             f", for at most {duration(left)}" if each and left else "",

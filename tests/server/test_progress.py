@@ -7,6 +7,7 @@ import pytest
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow
 from fairfal_flwr.server import progress
+from fairfal_flwr.server.counts import Standing
 from fairfal_flwr.server.progress import Progress, cycle_table
 
 CONFIG = RunConfig.from_flat({"campaign.num-cycles": 3, "campaign.num-rounds": 10})
@@ -104,3 +105,21 @@ def test_the_table_of_any_other_strategy_has_no_column_for_a_choice():
     table = cycle_table([cycle_row(1, None), cycle_row(2, None)], 5)
     head = table.strip().splitlines()[0].strip()
     assert head == "cycle   labels   share   accuracy   rarest third"
+
+
+def test_open_questions_are_told_at_most_four_times_a_minute(lines, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
+    shown = Progress(CONFIG)
+    shown.answering(Standing(2, {0: 3, 1: 0, 2: 4}, {0: 5, 1: 9, 2: 1}, 7200.0))
+    now[0] += 14.9
+    shown.answering(Standing(2, {0: 2, 1: 0, 2: 4}, {0: 6, 1: 9, 2: 1}, 7100.0))
+    now[0] += 0.1
+    shown.answering(Standing(2, {0: 1, 1: 0, 2: 4}, {0: 7, 1: 9, 2: 1}, None))
+    shown.answering(Standing(2, {0: 0, 1: 0, 2: 0}, {0: 8, 1: 9, 2: 4}, None))
+    assert lines() == [
+        "cycle 2: 15 labels, waiting for 7 more (client 0: 3, client 2: 4), for at "
+        "most 2 h 0 min",
+        "cycle 2: 17 labels, waiting for 5 more (client 0: 1, client 2: 4)",
+        "cycle 2: 21 labels, all answered",
+    ]
