@@ -184,8 +184,10 @@ class Clients:
         among : collection of int
             The clients to ask.
         timeout : float
-            Seconds to wait; a client that is back later does not get the request.
+            Seconds to wait, at most those of a round; a client that is back later does
+            not get the request.
         """
+        timeout = min(timeout, self.federation.round_timeout)
         content, kind = request.to_content(), request.message_type
         messages = [
             Message(content, dst_node_id=node, message_type=kind, ttl=timeout)

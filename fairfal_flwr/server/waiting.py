@@ -19,7 +19,7 @@ log = logging.getLogger("fairfal.server")
 REST = 4.0  # times as long as the replies to the last message took
 IDLE_REST = 0.1  # times as long as nobody has answered anything
 LEAST_REST = 0.2  # seconds
-PATIENCE = 120.0  # seconds for the answers to one message; who is late is asked again
+PATIENCE = 120.0  # seconds for the replies to one message; twice as many for the next
 
 
 def await_answers(
@@ -58,6 +58,7 @@ def await_answers(
         The same replies with the counts of the end.
     """
     wait = _Wait(rules, replies, num_labels, request.cycle or 0)
+    patience = PATIENCE
     while wait.standing.num_open:
         standing, asked = wait.standing, monotonic()
         heard = clients.hear(
@@ -70,8 +71,9 @@ def await_answers(
             StatusReply,
             check,
             among=replies,
-            timeout=PATIENCE,
+            timeout=patience,
         )
+        patience = PATIENCE if len(heard) == len(replies) else 2 * patience
         took = monotonic() - asked
         wait.take(heard)
         tell(wait.standing)

@@ -16,7 +16,8 @@ def by_mouse(screen: Page, label: int) -> None:
 
 
 def by_keyboard(screen: Page, label: int) -> None:
-    screen.keyboard.press(str(label))
+    key = screen.locator("#classes button").nth(label).locator("kbd").text_content()
+    screen.keyboard.press(str(key))
 
 
 # The first channel of the image that is shown, row by row; null while there is none.

@@ -50,7 +50,7 @@ class Sites:
         self.images = folder / "images"
         self.truth: dict[bytes, int] = {}
         digits = load_digits()
-        rows = [row for row in range(180) if digits.target[row] < len(CLASSES)]
+        rows = [row for row in range(400) if digits.target[row] < len(CLASSES)]
         for number, row in enumerate(rows):
             label = int(digits.target[row])
             place = self.images / f"site-{number % 4 + 1}"

@@ -342,6 +342,8 @@ class Clock:
         self.now, self.takes, self.answered_at = 0.0, takes, answered_at
         self.rests: list[float] = []
         self.requests: list[StatusRequest] = []
+        self.timeouts: list[float] = []
+        self.silent: set[int] = set()
 
     def monotonic(self):
         return self.now
@@ -350,8 +352,11 @@ class Clock:
         self.rests.append(seconds)
         self.now += seconds
 
-    def hear(self, request, *_args, **_options):
+    def hear(self, request, *_args, timeout, **_options):
         self.requests.append(request)
+        self.timeouts.append(timeout)
+        if len(self.requests) in self.silent:
+            return {}
         self.now += self.takes
         is_answered = self.now > self.answered_at
         status = StatusReply(0, 0, 100, 9 * is_answered, 9 * (not is_answered), 0, [])
@@ -386,6 +391,13 @@ def test_who_is_idle_is_asked_less_and_less_often(monkeypatch):
     slow = Clock(takes=2.0, answered_at=11.0)
     waited(monkeypatch, slow, poll_seconds=30.0)
     assert slow.rests == [8.0]
+
+
+def test_a_slow_client_gets_more_time_until_it_answers(monkeypatch):
+    clock = Clock(takes=1.0, answered_at=30.0)
+    clock.silent = {2, 3}
+    waited(monkeypatch, clock)
+    assert clock.timeouts[:5] == [120.0, 120.0, 240.0, 480.0, 120.0]
 
 
 def test_a_deadline_is_met_to_the_second(monkeypatch):
