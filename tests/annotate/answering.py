@@ -1,5 +1,6 @@
 """Somebody who answers what a page shows, and knows the truth."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from playwright.sync_api import Page
 
 from fairfal_flwr.client.ledger import Ledger
 
-SECONDS = 240.0
+SECONDS = float(os.environ.get("FAIRFAL_TEST_SECONDS", "240"))
 
 
 def by_mouse(screen: Page, label: int) -> None:
