@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 
 from fairfal_flwr.client.ledger import Ledger
 
-SECONDS = float(os.environ.get("FAIRFAL_TEST_SECONDS", "240"))
+SECONDS = float(os.environ.get("FAIRFAL_TEST_SECONDS", "480"))
 
 
 def by_mouse(screen: Page, label: int) -> None:
