@@ -209,10 +209,11 @@ class _SiteCalls:
     def state(self, sent: dict[str, Any], session: Session) -> Any:
         desks = self.site.desks()
         desk = self._asked_for(sent, desks)
-        listed = [{"key": d.key, "title": d.title} for d in desks]
+        me = _person(session)
+        listed = [{"key": d.key, "title": d.title, "open": d.awaits(me)} for d in desks]
         if desk is None:
             return {"desks": listed, "desk": None}
-        state = desk.state(_person(session), _sample_ids(sent.get("showing", [])))
+        state = desk.state(me, _sample_ids(sent.get("showing", [])))
         return {"desks": listed, "desk": desk.key, "title": desk.title, **state}
 
     def _asked_for(self, sent: dict[str, Any], desks: list[Desk]) -> Desk | None:

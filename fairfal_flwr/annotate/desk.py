@@ -85,6 +85,12 @@ class Desk:
         sheet = self._content.sheet
         return f"{sheet.campaign}, client {sheet.client}"
 
+    def awaits(self, me: str) -> int:
+        """Return how many questions await a person."""
+        content = self._now()
+        votes = self._needed(content)
+        return sum(q.awaits(me, votes) for q in content.questions.values())
+
     def state(self, me: str, showing: Sequence[int] = ()) -> View:
         """Return all that one person's page shows beside the images.
 

@@ -250,10 +250,12 @@ def test_clients_are_chosen_on_top(asked, screens, link, tmp_path):
     asked.ask(2)
     other.ask(2)
     screen = screens.open(link())
-    screen.locator("#desk").select_option(label="trial, client 1")
+    screen.locator("#desk").select_option(label="trial, client 1 (2 open)")
     expect(screen.locator("#progress-text")).to_have_text("0 of 2 in cycle 1")
     class_button(screen, "digit 4").click()
     until(lambda: list(other.decisions().values()) == [4])
+    class_button(screen, "digit 5").click()
+    expect(screen.locator("#waiting-text")).to_contain_text("trial, client 0: 2")
     assert asked.decisions() == {}
 
 

@@ -5,6 +5,7 @@ import { element } from "./element.js";
 // Letters that do nothing else on this page.
 const KEYS = [..."123456789bcdefijkmopqrtvwyz"];
 const SEARCHED_FROM = 13;
+const LONG = 15; // letters of a name that would be broken in a narrow button
 
 // The key of each class: the digit that its name ends in, where each name has one of its
 // own; else by place.
@@ -32,6 +33,7 @@ export class Classes {
     this.names = names;
     this.search.hidden = names.length < SEARCHED_FROM;
     const keys = keysOf(names);
+    this.box.classList.toggle("long", names.some((name) => name.length >= LONG));
     this.box.replaceChildren(
       ...names.map((name, label) => {
         const key = keys[label];

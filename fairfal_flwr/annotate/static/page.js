@@ -112,8 +112,11 @@ function listDesks({ desks, desk }) {
   at("desk-title").textContent = desks.find(({ key }) => key === desk)?.title ?? "";
   const known = [...at("desk").options].map((option) => option.value).join();
   if (known !== desks.map(({ key }) => key).join()) {
-    at("desk").replaceChildren(...desks.map(({ key, title }) => element("option", { value: key }, title)));
+    at("desk").replaceChildren(...desks.map(({ key }) => element("option", { value: key })));
   }
+  desks.forEach(({ title, open }, place) => {
+    at("desk").options[place].textContent = `${title} (${open} open)`;
+  });
   if (desk) at("desk").value = desk;
 }
 

@@ -44,7 +44,9 @@ export function waitingTitle({ progress }) {
   return "All is answered. Thank you!";
 }
 
-export function waitingText({ progress, people }) {
+export function waitingText({ progress, people, desks, desk }) {
+  const elsewhere = desks.filter(({ key, open }) => open && key !== desk).map(({ title, open }) => `${title}: ${open}`);
+  if (elsewhere.length) return `Open for you elsewhere, to be chosen above: ${elsewhere.join("; ")}.`;
   if (!progress || !progress.cycle) return "The first ones come when the campaign asks. This page goes on by itself.";
   if (progress["for-me"]) return `${count(progress["for-me"], "question")} open, each on somebody's screen. If they leave one, it comes here by itself.`;
   if (people > 1 && progress["open-in-all"]) return `${count(progress["open-in-all"], "question")} still need another person's answer. This page goes on by itself.`;
