@@ -24,7 +24,7 @@ SHOWN_AS_IS = {
     "WEBP": "image/webp",
     "BMP": "image/bmp",
 }
-UNDERSTOOD = (*SHOWN_AS_IS, "TIFF", "PPM")
+UNDERSTOOD = (*SHOWN_AS_IS, "TIFF", "PPM", "JPEG2000")  # no programs, as EPS is one
 PLAIN = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}  # modes that a PNG can hold as seen
 DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # more shades than a screen has
 LONGEST_SIDE = 4096

@@ -63,7 +63,8 @@ def test_what_browsers_know_they_get_as_it_is(tmp_path, kind, media_type):
 
 
 @pytest.mark.parametrize(
-    "content", [file_of("TIFF"), file_of("PPM"), file_of("JPEG", "CMYK")]
+    "content",
+    [file_of(kind) for kind in ("TIFF", "PPM", "JPEG2000")] + [file_of("JPEG", "CMYK")],
 )
 def test_other_images_become_png(tmp_path, content):
     shown = Shown(tmp_path / "state", a_png=content).get()
@@ -90,6 +91,8 @@ def test_sixteen_bits_keep_their_shades(tmp_path):
     [
         (SVG, "no image that can be shown"),
         (HTML, "no image that can be shown"),
+        (file_of("EPS"), "no image that can be shown"),
+        (file_of("PCX"), "no image that can be shown"),
         (b"", "no image that can be shown"),
         (file_of("PNG")[:60], "damaged"),
         (file_of("JPEG", size=(300, 300))[:400], "damaged"),
