@@ -297,8 +297,9 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _is_ahead_of_time(request: Request) -> bool:
-    """Tell whether a browser fetches a page that nobody has asked for yet."""
-    return "prefetch" in request.headers.get("sec-purpose", "")
+    """Tell whether somebody fetches a page that no person looks at yet."""
+    fetches_ahead = "prefetch" in request.headers.get("sec-purpose", "")
+    return request.method != "GET" or fetches_ahead
 
 
 def _desk(site: Site, key: object) -> Desk:

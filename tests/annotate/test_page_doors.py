@@ -39,8 +39,12 @@ def test_a_token_is_for_one_browser_and_the_next_is_told(page):
 
 def test_a_browser_that_fetches_ahead_does_not_use_the_token_up(page):
     ahead = {"sec-purpose": "prefetch;prerender"}
-    asked = page.stranger().get(f"/?token={page.tokens[-1]}", headers=ahead)
-    assert (asked.status_code, len(page.tokens)) == (403, 1)
+    address = f"/?token={page.tokens[-1]}"
+    for asked in (
+        page.stranger().get(address, headers=ahead),
+        page.stranger().head(address),
+    ):
+        assert (asked.status_code, len(page.tokens)) == (403, 1)
 
 
 def test_who_is_in_does_not_use_another_token_up(page):

@@ -272,6 +272,7 @@ async function lengthenTrail() {
 
 // Answering anew needs what was said about a question since.
 async function lookBack() {
+  await outbox.settled();
   const fresh = await call("question", { desk: page.desk, id: page.trail.at(-page.back).id });
   present(fresh);
   draw();
@@ -298,6 +299,7 @@ function lookAt(question) {
 }
 
 async function openHistory(whose = "mine") {
+  await outbox.settled();
   at("history").replaceChildren();
   await lengthenHistory(whose);
   at("history-mine").setAttribute("aria-pressed", whose === "mine");
