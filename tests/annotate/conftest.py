@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from asked import Asked
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from fairfal_flwr.annotate.serve import serving
 from fairfal_flwr.annotate.site import Site
 
-PATIENCE = 10_000  # milliseconds
+PATIENCE = 60_000  # milliseconds; a busy machine is slow
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,7 @@ def chromium() -> Iterator[Browser]:
     if path is None and not os.environ.get("CI"):
         pytest.skip("needs Debian's chromium")
     assert path, "CI has Debian's chromium"
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"]

@@ -140,6 +140,7 @@ def test_a_file_that_was_changed_is_not_shown(tmp_path):
 
 def test_a_question_without_a_file_is_said(tmp_path):
     shown = Shown(tmp_path / "state", a_png=file_of("PNG"))
+    assert shown.get().status_code == 200
     shown.asked.files.clear()
     shown.asked.write_sheet()
     assert "left no file" in shown.get().json()["error"]
