@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sqlite3
 import tempfile
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from time import time
@@ -272,9 +273,10 @@ def _put_aside(path: Path) -> Path | None:
 def _sweep(folder: Path, path: Path) -> None:
     """Remove what processes that were killed left half made."""
     for left in folder.glob(f".{path.stem}-*"):
-        if time() - left.stat().st_mtime < STALE:
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        with suppress(OSError):  # others make some, and sweep, meanwhile
+            if time() - left.stat().st_mtime < STALE:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()

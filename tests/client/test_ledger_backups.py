@@ -89,12 +89,20 @@ def test_what_a_killed_process_left_is_swept_after_an_hour(ledger, path):
     folder = path.parent / "backups"
     old = [folder / ".client-0000-x", path.parent / ".client-0000-7.head"]
     new = [folder / ".client-0000-y", path.parent / ".client-0001-7.head"]
-    for file in old + new:
+    (copy := old[0] / path.name).parent.mkdir()
+    for file in [copy, *old, *new]:
         file.touch()
         when = time() - (3700 if file in (*old, new[1]) else 3500)
         os.utime(file, (when, when))
     ledger.close(1)
     assert [file.exists() for file in old + new] == [False, False, True, True]
+
+
+def test_what_another_process_takes_away_meanwhile_is_no_failure(ledger, path, caplog):
+    """A name that leads nowhere: it is listed, and then it is not there."""
+    (path.parent / ".client-0000-7.head").symlink_to("gone")
+    ledger.close(1)
+    assert not caplog.records
 
 
 def test_a_backup_that_fails_loses_no_answer(ledger, monkeypatch, caplog):

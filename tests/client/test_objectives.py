@@ -126,15 +126,20 @@ def test_kcfu_has_finite_gradients_with_classes_unseen():
 
 
 @pytest.mark.parametrize(
-    ("quirks", "targets"), [("faithful", [0, 0, 0]), ("corrected", [0, 1, 0])]
+    ("quirks", "changes", "targets"),
+    [
+        ("faithful", [2, 0, 2], [0, 0, 0]),
+        ("corrected", [2, 0, 2], [0, 1, 0]),
+        ("corrected", [2, 0, 1], [0, 1, 0]),  # the last is just at the mean
+    ],
 )
-def test_alignment_pulls_to_the_server_or_to_the_past(quirks, targets):
-    """Mean variation 4/3: only the second image, with 0, looks back."""
+def test_alignment_pulls_to_the_server_or_to_the_past(quirks, changes, targets):
+    """Mean variation 4/3 or 1: only the second image, with 0, looks back."""
     previous = linear([1.0, 1.0], [0.0, 0.0], [0.0, 1.0])
     loss = alignment_loss(
         SERVER,
         previous,
-        torch.tensor([2, 0, 2]),
+        torch.tensor(changes),
         lambda rows: UNLABELED[torch.from_numpy(rows)],
         itertools.repeat(np.array([0, 1, 2])),
         weight=0.3,

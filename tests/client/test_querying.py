@@ -12,10 +12,11 @@ import torch
 from fairfal_flwr.client import querying
 from fairfal_flwr.client.last_round import LastRound, LastRounds
 from fairfal_flwr.client.local_models import LocalModels
-from fairfal_flwr.client.objectives import OBJECTIVES
+from fairfal_flwr.client.objectives import OBJECTIVES, alignment
 from fairfal_flwr.client.participant import Participant
 from fairfal_flwr.client.pool import Holdings
 from fairfal_flwr.client.querying import PoolQuery, QueryTimes
+from fairfal_flwr.client.training import supervised_loss
 from fairfal_flwr.config import DistillConfig, LocalConfig, RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import (
@@ -375,6 +376,22 @@ def test_an_objective_does_without_a_pool(state, objective):
     assert all(torch.isfinite(w).all() for w in reply.weights.values())
 
 
+def test_alignment_goes_by_the_keys_of_the_run(state, monkeypatch):
+    asked = {}
+
+    def note(*_arguments, **options):
+        asked.update(options)
+        return supervised_loss
+
+    options = {"weight": 0.3, "temperature": 0.7, "quirks": "corrected"}
+    keys = {f"alignment.{key}": value for key, value in options.items()}
+    client, weights = annotated(state, **{"train.objective": "alignment"}, **keys)
+    monkeypatch.setattr(alignment, "alignment_loss", note)
+    client.train(train_request(weights, number=1))
+    client.train(train_request(weights, number=2))
+    assert asked == options
+
+
 def test_a_last_round_of_another_cycle_gives_no_alignment(state):
     chosen = {"train.objective": "alignment", "query.strategy": "random"}
     client, weights = annotated(state, **chosen)
@@ -405,10 +422,18 @@ def test_a_strategy_is_shown_what_the_request_and_the_ledger_say(state, monkeypa
     assert shown.run(2).positions.tolist() == [0, 1]
 
 
+def test_without_a_label_chance_chooses(state):
+    client = participant(state)
+    weights = client.networks.fresh(seed=1).state_dict()
+    assert query(client, weights, "chase", cycle=1).strategy == "random"
+    client, weights = annotated(state)
+    assert query(client, weights, "chase").strategy == "chase"
+
+
 def test_times_of_a_query_add_up(state, monkeypatch):
     """The clock counts how often it is asked: once at both ends of each part."""
     client, weights = annotated(state)
-    clock = iter(range(100))
+    clock = iter(range(1000, 1100))
     monkeypatch.setattr(querying, "perf_counter", lambda: float(next(clock)))
 
     def look(_name, context, budget):

@@ -42,6 +42,10 @@ def test_it_shows_each_count_at_its_client_and_class_and_the_sums(tmp_path, draw
         for client in range(2)
         for label in range(3)
     }
+    for text in axes.texts:
+        middle = text.get_window_extent().get_points().mean(axis=0)
+        place = axes.transData.transform(text.get_position())
+        assert middle == pytest.approx(place, abs=1)  # pixel
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0\n3", "1\n13"]
     names = [t.get_text() for t in axes.get_yticklabels()]
     assert names == ["cat  5", "dog  2", "emu  9"]

@@ -221,10 +221,25 @@ def test_a_node_that_says_itself_that_it_is_gone_is_not_waited_for(clock):
     assert clock[0] < 1
 
 
-def test_a_connection_that_fails_is_nobodys_reply():
+class TroubledGrid(ScriptedGrid):
+    """Answers for every node once some errors are over."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+
+    def pull_messages(self, message_ids):
+        if self.errors:
+            raise self.errors.pop(0)
+        return [self._reply(int(sent.removeprefix("to-"))) for sent in message_ids]
+
+
+@pytest.mark.parametrize("before", [[], [ValueError("wire type")]], ids=repr)
+def test_a_connection_that_fails_is_nobodys_reply(before):
+    """Neither where all are read together, nor where each is read by itself."""
     lost = type("ConnectError", (Exception,), {"__module__": "httpx"})
     with pytest.raises(lost):
-        send(PromptGrid(200, lost()))
+        send(TroubledGrid(*before, lost()))
 
 
 def test_who_answers_badly_is_asked_again_and_who_is_silent_is_not(clock):

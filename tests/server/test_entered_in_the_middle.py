@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import Array, ArrayRecord
 from grid import InProcessGrid, same_weights, small
 
 from fairfal_flwr.client.participant import find_participant
@@ -12,6 +13,7 @@ from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.server.campaign import Campaign
 from fairfal_flwr.server.federation import Federation
 from fairfal_flwr.server.sampling import draw_clients
+from fairfal_flwr.server.state import CampaignState
 
 # A checkpoint after each round.
 CONTINUE = {"campaign.reset": "continue", "campaign.checkpoint-seconds": 0}
@@ -167,6 +169,43 @@ def test_an_aggregate_that_is_not_finite_is_refused(tmp_path, monkeypatch):
         campaign.run()
     assert campaign.recorder.saved == (1, 0)
     assert all(w.isfinite().all() for w in campaign.state.weights.values())
+
+
+@pytest.mark.parametrize(
+    ("weight", "moved", "is_refused"),
+    [
+        (5.0, 4998.0, False),
+        (5.0, 5002.0, True),
+        (0.5, 999.0, False),
+        (0.5, 1001.0, True),
+    ],
+)
+def test_an_aggregate_may_move_a_thousand_times_its_own_norm(
+    tmp_path, weight, moved, is_refused
+):
+    """A norm below 1 counts as 1."""
+    federation = campaign_of(small(tmp_path, "a")).federation
+    last = {"w": torch.tensor([weight])}
+    aggregate = ArrayRecord({"w": Array((last["w"] + moved).numpy())})
+    if is_refused:
+        with pytest.raises(UserError, match=r"moved 1\.0e\+03 times its own norm"):
+            federation._accept(aggregate, last)
+    else:
+        assert federation._accept(aggregate, last)["w"].tolist() == [weight + moved]
+
+
+@pytest.mark.parametrize(
+    ("reset", "cycle", "rounds"),
+    [("random", 2, 0), ("continue", 2, 7), ("continue", 1, 0)],
+)
+def test_a_strategy_counts_the_rounds_since_its_model_was_new(
+    tmp_path, reset, cycle, rounds
+):
+    campaign = campaign_of(small(tmp_path, "a", **{"campaign.reset": reset}))
+    state = CampaignState(strategy_rounds=7, weights={"w": torch.ones(1)})
+    begun = campaign._with_model_for(cycle, state)
+    assert begun.strategy_rounds == rounds
+    assert (begun.weights == state.weights) == (rounds == 7)
 
 
 def test_the_weights_keep_their_types(tmp_path):

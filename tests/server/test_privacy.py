@@ -166,11 +166,25 @@ def test_the_adaptive_norm_moves_and_outlives_a_reset(tmp_path):
 @pytest.mark.parametrize("mechanism", ["server-adaptive", "client-adaptive"])
 @pytest.mark.parametrize("clipped", [0.0, 0.25, 0.9])
 def test_the_adaptive_norm_moves_to_the_quantile(mechanism, clipped):
-    """C <- C exp(-η (b - γ)), b = 1 - clipped, η = 0.2, γ = 0.7."""
-    keys = {"noise_multiplier": 0.1, "target_clipped_quantile": 0.7}
+    """C <- C exp(-η (b - γ)), b = 1 - clipped, η = 0.3, γ = 0.7."""
+    keys = {
+        "noise_multiplier": 0.1,
+        "target_clipped_quantile": 0.7,
+        "clip_norm_lr": 0.3,
+    }
     strategy = strategy_of(RunConfig.from_flat(with_mechanism(mechanism, **keys)))
     strategy._geometric_update(clipped)
-    assert strategy.clipping_norm == pytest.approx(np.exp(-0.2 * (0.3 - clipped)))
+    assert strategy.clipping_norm == pytest.approx(np.exp(-0.3 * (0.3 - clipped)))
+
+
+@pytest.mark.parametrize(("asked_for", "used"), [(0.0, 0.25), (0.75, 0.75)])
+def test_the_noise_of_the_count_is_the_one_asked_for(asked_for, used):
+    """Unless any is asked for, a twentieth of the five clients of a round."""
+    keys = {"noise_multiplier": 0.1, "clipped_count_stddev": asked_for}
+    strategy = strategy_of(
+        RunConfig.from_flat(with_mechanism("client-adaptive", **keys))
+    )
+    assert strategy.clipped_count_stddev == used
 
 
 def test_flowers_own_adaptive_norm_runs_away():

@@ -36,6 +36,15 @@ def test_a_run_is_named_after_what_it_is_of(recorder):
     assert run.events[0].facts["run"] == recorder.name
 
 
+def test_whom_it_met_is_an_event(recorder):
+    recorder.announce(num_samples=100, num_gpus=2, rare=[8, 9])
+    event = read_run(recorder.folder).events[-1]
+    assert (event.kind, event.facts) == (
+        EventKind.CLIENTS_MET,
+        {"images": 100, "gpus": 2},
+    )
+
+
 def test_a_choice_between_the_models_is_recorded_where_it_is_made(recorder):
     replies = {
         client: SelectReply(
