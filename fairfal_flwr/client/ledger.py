@@ -50,6 +50,7 @@ from fairfal_flwr.client.ledger_questions import last_number, questions_of
 from fairfal_flwr.client.ledger_shard import check_asked, check_identity, num_images
 from fairfal_flwr.client.questions import (
     Answer,
+    Counts,
     Question,
     Row,
     StaleError,
@@ -466,6 +467,12 @@ class Ledger:
             "ORDER BY sample_id",
             cycle,
         )
+
+    def counts(self, cycle: int) -> Counts:
+        """Return what became of the samples asked for, as of a cycle."""
+        labeled, _ = self.labeled(cycle)
+        aside, asked = self.set_aside(cycle), self.requested(cycle)
+        return Counts(len(labeled), len(aside), len(asked) - len(labeled) - len(aside))
 
     def _ids(self, query: str, *parameters: int) -> SampleIds:
         with self._transaction() as db:

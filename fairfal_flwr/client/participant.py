@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -96,9 +96,23 @@ class Participant:
         self.ledger = Ledger(path, shard.identity)
         self.ledger.check_asked(shard.sample_ids)
         self.annotator = annotator
-        self.shard = shard.to(self.device)
-        self.networks = Networks(config.model, self.shard)
-        self.pool = Pool(config, index, self.shard, self.ledger)
+        self._images = shard
+
+    # Where a process starts for each message, one that asks for counts needs no GPU.
+    @cached_property
+    def shard(self) -> Shard:
+        """The images, on the device."""
+        return self._images.to(self.device)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The networks that run over them."""
+        return Networks(self.config.model, self.shard)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """What of them is labeled, and what may be asked for."""
+        return Pool(self.config, self.index, self.shard, self.ledger)
 
     def status(self, request: StatusRequest) -> StatusReply:
         """Say who this is and how much there is.
@@ -114,7 +128,7 @@ class Participant:
         return StatusReply(
             client=self.index,
             on_gpu=int(self.device.type == "cuda"),
-            num_samples=self.pool.num_images,
+            num_samples=self.ledger.num_images,
             **self._answers(request.cycle or self.ledger.last_cycle() + 1),
         )
 
@@ -250,7 +264,7 @@ class Participant:
 
         Once it is closed no answer reaches it, so nothing of it is open.
         """
-        counts = self.pool.counts(cycle)
+        counts = self.ledger.counts(cycle)
         is_closed = self.ledger.closed_cycles() >= cycle
         return {
             "num_labeled": counts.labeled,
@@ -271,7 +285,8 @@ class Participant:
         )
 
     def _introduce(self) -> None:
-        count, channels, height, width = self.shard.images.shape
+        # Here a model that does not fit the images is found, before anything else.
+        count, channels, height, width = self.networks.shard.images.shape
         threads = f", {torch.get_num_threads()} thread(s)" * (self.device.type == "cpu")
         log.info(
             "client %d: device %s%s; %d images %dx%dx%d, fingerprint %s; ledger %s; "

@@ -5,7 +5,7 @@ what it saw the first time.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from fairfal_flwr.query import Selection
 from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.randomness import torch_generator
 
-__all__ = ["Counts", "Holdings", "Pool"]
+__all__ = ["Holdings", "Pool"]
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,6 @@ class Holdings:
             rank += last.cpu()
         kept = rank.argsort()[:count].sort().values
         return replace(self, pool=self.pool[kept.to(self.pool.device)])
-
-
-class Counts(NamedTuple):
-    """What became of the samples that a client asked for.
-
-    Parameters
-    ----------
-    labeled, set_aside, waiting : int
-        With a label, without one as nobody could tell, and without an answer.
-    """
-
-    labeled: int
-    set_aside: int
-    waiting: int
 
 
 class Pool:
@@ -120,16 +106,9 @@ class Pool:
 
         p is the last cycle before c with a query; both sets are as of a cycle's end.
         """
-        done = self.counts(cycle - 1)
-        before = self.counts(self.ledger.last_cycle(cycle) - 1)
+        done = self.ledger.counts(cycle - 1)
+        before = self.ledger.counts(self.ledger.last_cycle(cycle) - 1)
         return max(0, self.budget - done.waiting + done.set_aside - before.set_aside)
-
-    def counts(self, cycle: int) -> Counts:
-        """Return what became of the samples asked for, as of a cycle."""
-        labeled, _ = self.ledger.labeled(cycle)
-        aside = self.ledger.set_aside(cycle)
-        asked = self.ledger.requested(cycle)
-        return Counts(len(labeled), len(aside), len(asked) - len(labeled) - len(aside))
 
     @property
     def left(self) -> int:

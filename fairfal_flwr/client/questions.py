@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 __all__ = [
     "Answer",
+    "Counts",
     "Question",
     "Row",
     "StaleError",
@@ -48,6 +49,20 @@ class Answer(NamedTuple):
     label: int | None
     annotator: str
     seen: int | None = None
+
+
+class Counts(NamedTuple):
+    """What became of the samples that a client asked for.
+
+    Parameters
+    ----------
+    labeled, set_aside, waiting : int
+        With a label, without one as nobody could tell, and without an answer.
+    """
+
+    labeled: int
+    set_aside: int
+    waiting: int
 
 
 class Verdict(NamedTuple):

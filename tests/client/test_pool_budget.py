@@ -4,7 +4,8 @@ import pytest
 from sample_ids import ids
 
 from fairfal_flwr.client.ledger import Ledger
-from fairfal_flwr.client.pool import Counts, Pool
+from fairfal_flwr.client.pool import Pool
+from fairfal_flwr.client.questions import Counts
 from fairfal_flwr.config import RunConfig
 
 CONFIG = RunConfig.from_flat({"campaign.budget": 0.25})
@@ -34,12 +35,12 @@ def test_open_questions_take_their_part_and_what_nobody_can_tell_gives_it_back(p
     assert len(first) == 10
     answer(pool, first[:6])
     answer(pool, first[6:7], None)
-    assert pool.counts(1) == Counts(labeled=6, set_aside=1, waiting=3)
+    assert pool.ledger.counts(1) == Counts(labeled=6, set_aside=1, waiting=3)
     second = ask(pool, 2, 100)
     assert len(second) == 10 - 3 + 1
     # Who can tell it after all takes the budget back that was given for it.
     answer(pool, first[6:] + second)
-    assert pool.counts(2) == Counts(labeled=18, set_aside=0, waiting=0)
+    assert pool.ledger.counts(2) == Counts(labeled=18, set_aside=0, waiting=0)
     assert len(ask(pool, 3, 200)) == 10 - 1
 
 
@@ -56,7 +57,7 @@ def test_where_nobody_answers_nothing_more_is_asked(pool):
     ask(pool, 1, 0)
     assert ask(pool, 2, 100) == []
     assert ask(pool, 3, 100) == []
-    assert pool.counts(3) == Counts(labeled=0, set_aside=0, waiting=10)
+    assert pool.ledger.counts(3) == Counts(labeled=0, set_aside=0, waiting=10)
 
 
 def test_a_cycle_that_was_missed_loses_no_budget_that_was_given_back(pool):

@@ -490,6 +490,15 @@ def test_a_client_says_who_it_is(state):
     )
 
 
+def test_who_is_only_asked_for_counts_moves_no_image_to_the_device(state):
+    client, _ = annotated(state)
+    again = Participant(client.config, 0, "test")
+    counts = again.status(StatusRequest(campaign="test", cycle=1))
+    assert counts.num_labeled == client.pool.budget
+    assert "shard" not in vars(again)
+    assert torch.equal(again.shard.images, client.shard.images)
+
+
 def test_a_client_without_test_images_has_nothing_to_tell(state):
     client, weights = annotated(state)
     nothing = client.shard.test_labels[:0]
