@@ -195,21 +195,55 @@ def _program() -> str:
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs, or of many of them.")
+    ],
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the learning curves into this PNG.")
+        Path | None,
+        typer.Option(help="Also draw the learning curves: a PNG, SVG or PDF."),
     ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="What the others are compared with, seed by seed.")
+    ] = "",
 ) -> None:
-    """Print tables (Markdown) of strategies side by side: mean ± sd over runs."""
-    from fairfal_flwr.report.compare import comparison
-    from fairfal_flwr.report.learning_curve import draw_learning_curve, read_summaries
+    """Print tables (Markdown) of runs side by side: mean ± sd over seeds.
 
+    Runs belong together that differ in nothing but the seed; each other key in which
+    they differ is part of the name.
+    """
     try:
-        typer.echo(comparison(read_summaries(folders)), nl=False)
-        if picture:
-            draw_learning_curve(folders, picture)
+        _compare(folders, picture, baseline)
     except UserError as error:
         _fail(str(error), 2)
+
+
+def _compare(folders: list[Path], picture: Path | None, baseline: str) -> None:
+    from fairfal_flwr.report.compare import comparison
+    from fairfal_flwr.report.groups import read_groups
+    from fairfal_flwr.report.learning_curve import draw_learning_curve
+    from fairfal_flwr.report.pictures import check_ending
+
+    if picture:
+        check_ending(picture)
+    groups = read_groups(folders)
+    for line in groups.left_out:
+        typer.echo(f"fairfal: {line}", err=True)
+    typer.echo(comparison(groups.runs, baseline), nl=False)
+    if picture:
+        with _written(picture) as path:
+            draw_learning_curve(groups.runs, path)
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[Path]:
+    """Give a path to write; what is there stays until all of the new is."""
+    from fairfal_flwr.files import replacing
+
+    try:
+        with replacing(file) as path:
+            yield path
+    except OSError as error:
+        raise UserError(f"Cannot write {file}: {error.strerror or error}.") from None
 
 
 @app.command()
@@ -222,7 +256,7 @@ def partition(
         typer.Option("--run-config", "-c", help="Overrides, as for `fairfal run`."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The PNG to write.")
+        Path, typer.Option("--output", "-o", help="The PNG, SVG or PDF to write.")
     ] = Path("partition.png"),
 ) -> None:
     """Draw how many images of each class every client would get.
@@ -241,20 +275,18 @@ def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     from fairfal_flwr.config import RunConfig
     from fairfal_flwr.console import show_log
     from fairfal_flwr.data import partition_table
-    from fairfal_flwr.files import replacing
     from fairfal_flwr.report.partition_map import draw_partition_map
+    from fairfal_flwr.report.pictures import check_ending
 
     show_log()
+    check_ending(output)
     config = RunConfig.from_flat(merge_run_config(folder, overrides))
     counts, names = partition_table(config.image_spec(), config.partition_spec())
     data = config.data
     title = f"{data.name}: {data.partitioner}, alpha {data.alpha:g}, "
     title += f"imbalance {data.imbalance_ratio:g}, seed {config.partition_seed}"
-    try:
-        with replacing(output) as path:
-            draw_partition_map(counts, names, path, title=title)
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror or error}.") from None
+    with _written(output) as path:
+        draw_partition_map(counts, names, path, title=title)
     typer.echo(f"{counts.sum()} images, {len(counts)} clients: {output}")
 
 

@@ -1,36 +1,40 @@
 """Strategies side by side, from the summaries of their runs."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.report.learning_curve import MEASURES, Measure, column
-from fairfal_flwr.runs.rows import Summary
+from fairfal_flwr.report.learning_curve import MEASURES, Measure, Summaries, column
 
 __all__ = ["comparison"]
 
-Summaries = Mapping[str, Sequence[Summary]]
+BASELINE = "random"
 
 
-def comparison(groups: Summaries) -> str:
+def comparison(groups: Summaries, baseline: str = "") -> str:
     """Return Markdown tables of each measure by strategy and cycle.
 
     Entries are the mean over the runs and, after ±, their standard deviation (n − 1),
-    in percent. Strategies that share seeds with `random` are also compared with it in
+    in percent. Groups that share seeds with the baseline are also compared with it in
     the last cycle, seed by seed.
 
     Parameters
     ----------
     groups : Mapping[str, Sequence[Summary]]
-        From `read_summaries`: the runs of each strategy.
+        The runs of each name, as of `read_groups`.
+    baseline : str, optional
+        The name of one of them; `random` where it is left out, if that is there.
 
     Raises
     ------
     UserError
-        If the runs label different shares of the images.
+        If the runs label different shares of the images, or the baseline is none of
+        the groups.
     """
+    if baseline and baseline not in groups:
+        raise UserError(
+            f"The baseline is {baseline!r}; allowed: {'; '.join(sorted(groups))}."
+        )
     shares = {
         tuple(row.label_fraction for row in run.cycles)
         for runs in groups.values()
@@ -49,7 +53,7 @@ def comparison(groups: Summaries) -> str:
         for name, runs in sorted(groups.items()):
             cells = _cells(np.array([column(run, measure) for run in runs]))
             lines += [f"| {name} | {len(runs)} | {' | '.join(cells)} |"]
-        lines += ["", *_paired_lines(groups, measure), ""]
+        lines += ["", *_paired_lines(groups, measure, baseline or BASELINE), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -63,8 +67,8 @@ def _cells(values: NDArray[np.float64]) -> list[str]:
     return ["-" if np.isnan(m) else c for m, c in zip(means, cells, strict=True)]
 
 
-def _paired_lines(groups: Summaries, measure: Measure) -> list[str]:
-    control = {run.seed: column(run, measure)[-1] for run in groups.get("random", [])}
+def _paired_lines(groups: Summaries, measure: Measure, baseline: str) -> list[str]:
+    control = {run.seed: column(run, measure)[-1] for run in groups.get(baseline, [])}
     lines = []
     for name, runs in sorted(groups.items()):
         differences = [
@@ -73,9 +77,9 @@ def _paired_lines(groups: Summaries, measure: Measure) -> list[str]:
             if run.seed in control
         ]
         gains = [gain for gain in differences if not np.isnan(gain)]
-        if name != "random" and gains:
+        if name != baseline and gains:
             each = ", ".join(f"{gain:+.1f}" for gain in gains)
             mean = sum(gains) / len(gains)
-            what = f"{name} minus random, last cycle, seed by seed"
+            what = f"{name} minus {baseline}, last cycle, seed by seed"
             lines.append(f"{what}: {each}; mean {mean:+.1f}.")
     return lines

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fairfal_flwr.report.pictures import save_figure
+
 __all__ = ["draw_partition_map"]
 
 CELL = 0.55
@@ -29,7 +31,7 @@ def draw_partition_map(
     class_names : sequence of str, length num_classes
         The names of the rows.
     path : Path
-        The PNG to write.
+        The file to write; its ending says the format.
     title : str
         What was dealt, and how.
     """
@@ -55,7 +57,7 @@ def draw_partition_map(
             axes.text(
                 client, label, str(count), ha="center", va="center", color=color, size=8
             )
-    figure.savefig(path, dpi=120, format="png")
+    save_figure(figure, path)
 
 
 def _short(name: str) -> str:

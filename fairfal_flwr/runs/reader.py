@@ -18,7 +18,9 @@ from fairfal_flwr.runs.events import Event, event_of
 from fairfal_flwr.runs.rows import FORMAT, QueryRow, RoundRow, Row, Summary, row_of
 from fairfal_flwr.runs.writer import CONFIG, EVENTS, QUERIES, ROUNDS, SUMMARY
 
-__all__ = ["Run", "read_run"]
+__all__ = ["Run", "is_run", "read_run"]
+
+NAMES = (CONFIG, SUMMARY, ROUNDS, QUERIES, EVENTS)
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
@@ -49,6 +51,11 @@ class Run:
     events: tuple[Event, ...]
 
 
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder has a file of a run."""
+    return any((folder / name).is_file() for name in NAMES)
+
+
 def read_run(folder: Path) -> Run:
     """Read the files of a run.
 
@@ -58,10 +65,9 @@ def read_run(folder: Path) -> Run:
         If the folder is none of a run, a file is damaged, or another version of this
         package wrote it in a format that is not known.
     """
-    names = (CONFIG, SUMMARY, ROUNDS, QUERIES, EVENTS)
-    if not any((folder / name).is_file() for name in names):
+    if not is_run(folder):
         raise UserError(
-            f"{folder} is no folder of results: it has none of {', '.join(names)}."
+            f"{folder} is no folder of results: it has none of {', '.join(NAMES)}."
         )
     return Run(
         folder,

@@ -180,7 +180,7 @@ class Recorder:
     def finish(self, privacy: Facts | None) -> None:
         """Write the learning curve and the final summary; print the path."""
         with replacing(self.folder / "learning-curve.png") as path:
-            draw_learning_curve([self.folder], path)
+            draw_learning_curve({self.summary.strategy: [self.summary]}, path)
         self._summarize(privacy=privacy, finished=True)  # from here on it is finished
         self.event(EventKind.FINISHED, seconds=self.summary.seconds)
         self._progress.finished(self.summary, self.folder)

@@ -3,12 +3,14 @@
 import math
 
 import pytest
+from flwr.common.config import unflatten_dict
 from typer.testing import CliRunner
 
 from fairfal_flwr.command.cli import app
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.report.compare import comparison
-from fairfal_flwr.report.learning_curve import draw_learning_curve, read_summaries
+from fairfal_flwr.report.groups import read_groups
+from fairfal_flwr.report.learning_curve import draw_learning_curve
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.rows import CycleRow, Summary
 from fairfal_flwr.runs.writer import RunWriter
@@ -34,8 +36,18 @@ def cycle_row(cycle, share, accuracy, rare_recall):
 def runs(tmp_path):
     """Write a run; its recall of the rarest is half of its accuracy, or unknown."""
 
-    def write(strategy, seed, accuracies, shares=(0.05, 0.1), rare=0.5):
+    def write(
+        strategy,
+        seed,
+        accuracies,
+        shares=(0.05, 0.1),
+        rare=0.5,
+        finished=True,
+        config=None,
+    ):
         writer = RunWriter.create(tmp_path, f"{strategy}-{seed}")
+        if config:
+            writer.write_config(unflatten_dict({"seed": seed, **config}))
         pairs = zip(shares, accuracies, strict=True)
         rows = (
             cycle_row(cycle, share, accuracy, accuracy * rare)
@@ -44,7 +56,7 @@ def runs(tmp_path):
         writer.write_summary(
             Summary(
                 run=writer.folder.name,
-                finished=True,
+                finished=finished,
                 strategy=strategy,
                 federation="fedavg",
                 privacy=None,
@@ -67,7 +79,7 @@ def test_means_spreads_and_paired_differences(runs):
         runs("random", 0, (0.5, 0.4)),
         runs("random", 1, (0.5, 0.9)),
     ]
-    assert comparison(read_summaries(folders)) == (
+    assert comparison(read_groups(folders).runs) == (
         "| test accuracy at | runs | 5% | 10% |\n"
         "|---|---|---|---|\n"
         "| fairfal | 2 | 50.0 ± 0.0 | 70.0 ± 14.1 |\n"
@@ -85,14 +97,14 @@ def test_means_spreads_and_paired_differences(runs):
 
 
 def test_one_run_has_no_spread(runs):
-    text = comparison(read_summaries([runs("fairfal", 0, (0.5, 0.6))]))
+    text = comparison(read_groups([runs("fairfal", 0, (0.5, 0.6))]).runs)
     assert "| fairfal | 1 | 50.0 | 60.0 |" in text
     assert "minus random" not in text
 
 
 def test_only_runs_of_the_same_seed_are_paired(runs):
     folders = [runs("fairfal", 0, (0.5, 0.6)), runs("random", 1, (0.5, 0.4))]
-    assert "minus random" not in comparison(read_summaries(folders))
+    assert "minus random" not in comparison(read_groups(folders).runs)
 
 
 def test_runs_of_different_budgets_are_refused(runs):
@@ -101,19 +113,62 @@ def test_runs_of_different_budgets_are_refused(runs):
         runs("random", 0, (0.5, 0.6), shares=(0.05, 0.2)),
     ]
     with pytest.raises(UserError, match="cannot be compared"):
-        comparison(read_summaries(folders))
+        comparison(read_groups(folders).runs)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path} is no folder of results"):
-        read_summaries([tmp_path])
+    with pytest.raises(
+        UserError, match=f"{tmp_path} is no folder of results, and none"
+    ):
+        read_groups([tmp_path])
 
 
-def test_a_run_before_its_first_summary_is_named(tmp_path):
-    writer = RunWriter.create(tmp_path, "young")
-    writer.event(EventKind.RUN_STARTED)
-    with pytest.raises(UserError, match="has no summary yet"):
-        read_summaries([writer.folder])
+def test_runs_that_are_not_finished_are_left_out_with_a_word(runs, tmp_path):
+    good = runs("fairfal", 0, (0.5, 0.6))
+    half = runs("fairfal", 1, (0.5, 0.6), finished=False)
+    RunWriter(half).event(EventKind.FAILED, reason="no")
+    young = RunWriter.create(tmp_path, "young")
+    young.event(EventKind.RUN_STARTED)
+    groups = read_groups([tmp_path])
+    assert [run.run for run in groups.runs["fairfal"]] == [good.name]
+    assert sorted(line.split(": ")[1] for line in groups.left_out) == [
+        "it failed after 2 cycle(s)",
+        "it is not finished after 0 cycle(s)",
+    ]
+    with pytest.raises(UserError, match=r"None of these runs is finished: left out .*"):
+        read_groups([half, young.folder])
+
+
+def test_runs_are_told_apart_by_all_that_differs_but_the_seed(runs):
+    folders = [
+        runs("fairfal", 0, (0.5, 0.6), config={"federation.strategy": "fedavg"}),
+        runs("fairfal", 1, (0.5, 0.6), config={"federation.strategy": "fedavg"}),
+        runs("fairfal", 0, (0.5, 0.6), config={"federation.strategy": "fedprox"}),
+        runs("random", 0, (0.5, 0.4), config={"threads": 4, "output-dir": "/else"}),
+    ]
+    groups = read_groups(folders).runs
+    assert {name: len(found) for name, found in groups.items()} == {
+        "fairfal, federation.strategy=fedavg": 2,
+        "fairfal, federation.strategy=fedprox": 1,
+        "random": 1,
+    }
+
+
+def test_two_runs_of_one_seed_are_no_two_runs(runs):
+    twice = [runs("fairfal", 3, (0.5, 0.6)) for _ in range(2)]
+    with pytest.raises(UserError, match="Two runs of fairfal have seed 3: ") as error:
+        read_groups(twice)
+    assert all(str(folder) in str(error.value) for folder in twice)
+    assert len(read_groups([twice[0], twice[0]]).runs["fairfal"]) == 1
+
+
+def test_any_group_may_be_the_baseline(runs):
+    folders = [runs("fairfal", 0, (0.5, 0.6)), runs("margin", 0, (0.5, 0.7))]
+    groups = read_groups(folders).runs
+    text = comparison(groups, "margin")
+    assert "fairfal minus margin, last cycle, seed by seed: -10.0; mean -10.0." in text
+    with pytest.raises(UserError, match="The baseline is 'badge'; allowed: fairfal; m"):
+        comparison(groups, "badge")
 
 
 def curves_of(figure):
@@ -150,7 +205,7 @@ def test_the_learning_curve_shows_the_mean_over_the_runs(runs, tmp_path, drawn):
         runs("fairfal", 1, (0.5, 0.8)),
         runs("random", 0, (0.5, 0.4)),
     ]
-    draw_learning_curve(folders, tmp_path / "curve.png")
+    draw_learning_curve(read_groups(folders).runs, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     curves = curves_of(drawn[0])
     assert curves.keys() == {
@@ -176,11 +231,11 @@ def test_what_is_not_known_is_a_dash_and_a_gap(runs, tmp_path, drawn):
         runs("fairfal", 0, (0.5, 0.6), rare=math.nan),
         runs("random", 0, (0.5, 0.4), rare=math.nan),
     ]
-    text = comparison(read_summaries(folders))
+    text = comparison(read_groups(folders).runs)
     assert "| fairfal | 1 | 50.0 | 60.0 |" in text
     assert "| fairfal | 1 | - | - |" in text
     assert text.count("seed by seed") == 1  # of the accuracy alone
-    draw_learning_curve(folders, tmp_path / "curve.png")
+    draw_learning_curve(read_groups(folders).runs, tmp_path / "curve.png")
     _, percent = curves_of(drawn[0])["recall, rarest third", "fairfal"]
     assert all(math.isnan(value) for value in percent)
 
@@ -191,8 +246,34 @@ def test_the_command_prints_the_tables_and_draws(runs, tmp_path):
     words = ["compare", *map(str, folders), "--picture", str(picture)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
-    assert result.stdout == comparison(read_summaries(folders))
+    assert result.stdout == comparison(read_groups(folders).runs)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_is_what_its_ending_says(runs, tmp_path, ending):
+    picture = tmp_path / f"curve.{ending.upper()}"
+    folder = str(runs("fairfal", 0, (0.5, 0.6)))
+    CliRunner().invoke(app, ["compare", folder, "--picture", str(picture)])
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert picture.read_bytes().startswith(begins[ending])
+
+
+def test_the_command_says_who_was_left_out_and_refuses_unknown_endings(runs, tmp_path):
+    good = str(runs("fairfal", 0, (0.5, 0.6)))
+    half = runs("fairfal", 1, (0.5, 0.6), finished=False)
+    result = CliRunner().invoke(app, ["compare", good, str(half)])
+    assert result.exit_code == 0
+    assert result.stderr.startswith(
+        f"fairfal: left out {half.name}: it is not finished"
+    )
+    picture = str(tmp_path / "curve.jpg")
+    result = CliRunner().invoke(app, ["compare", good, "--picture", picture])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"fairfal: The picture {picture} has .jpg; allowed endings: .png, .svg, .pdf.\n"
+    )
+    assert result.stdout == ""
 
 
 def test_the_command_names_a_folder_that_is_no_run(tmp_path):
