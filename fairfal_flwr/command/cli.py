@@ -306,6 +306,9 @@ def doctor(
     state_dir: Annotated[
         str, typer.Option(help="Where the ledgers go; else the default folder.")
     ] = "",
+    policy: Annotated[
+        str, typer.Option(help="The site's policy; else that of FAIRFAL_POLICY.")
+    ] = "",
 ) -> None:
     """Check this host before it joins a federation.
 
@@ -313,7 +316,9 @@ def doctor(
     """
     from fairfal_flwr.command.doctor import Host, examine, report
 
-    host = Host(superlink, root_certificates, insecure, key, data_path, state_dir)
+    host = Host(
+        superlink, root_certificates, insecure, key, data_path, state_dir, policy
+    )
     failures = 0
     try:
         for finding in examine(host):

@@ -79,6 +79,8 @@ class Host:
         The images.
     state_dir : str
         Where the ledgers go; empty for the default folder.
+    policy : str
+        The site's policy; empty for the one of `FAIRFAL_POLICY`, if that is set.
     """
 
     superlink: str | None = None
@@ -87,6 +89,7 @@ class Host:
     key: Path | None = None
     data_path: Path | None = None
     state_dir: str = ""
+    policy: str = ""
 
 
 def examine(host: Host) -> Iterator[Finding]:
@@ -95,6 +98,8 @@ def examine(host: Host) -> Iterator[Finding]:
     yield from _packages()
     yield _gpu()
     yield _state(state_root(host.state_dir))
+    if host.policy or os.environ.get("FAIRFAL_POLICY"):
+        yield _policy(host.policy)
     if host.data_path is not None:
         yield _data(host.data_path)
     if host.key is not None:
@@ -116,6 +121,28 @@ def report(finding: Finding) -> str:
     """
     line = f"{finding.verdict:<6}{finding.subject:<14}{finding.found}"
     return f"{line}\n{'':<20}-> {finding.advice}" if finding.advice else line
+
+
+def _policy(place: str) -> Finding:
+    """Read the policy as a client does, and say which of its keys are set."""
+    from fairfal_flwr.client.policy import find_policy
+
+    try:
+        policy = find_policy({"policy": place})
+    except UserError as error:
+        advice = "Correct it; until then the client refuses every message."
+        return Finding("policy", "FAIL", str(error), advice)
+    values = policy.model_dump(by_alias=True, exclude_unset=True)
+    shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
+    return Finding("policy", "ok", shown or "empty: the defaults")
+
+
+def _shown(value: object) -> str:
+    return (
+        " and ".join(map(str, value)) or "none"
+        if isinstance(value, tuple)
+        else str(value)
+    )
 
 
 def _split(address: str) -> tuple[str, int]:

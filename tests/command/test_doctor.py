@@ -199,6 +199,23 @@ def test_the_nearest_mount_tells_what_is_in_memory(tmp_path, monkeypatch):
     assert not doctor._is_temporary(tmp_path, tmp_path / "none")
 
 
+def test_the_policy_is_read_as_the_client_reads_it(tmp_path, monkeypatch):
+    file = tmp_path / "policy.toml"
+    file.write_text('labels-per-cycle = 9\nstrategies = ["built-in", "lab:*"]\n')
+    found = next(
+        f for f in doctor.examine(Host(policy=str(file))) if f.subject == "policy"
+    )
+    assert found.verdict == "ok"
+    assert found.found == "strategies built-in and lab:*, labels-per-cycle 9"
+    file.write_text("labels-per-cycl = 9\n")
+    monkeypatch.setenv("FAIRFAL_POLICY", str(file))
+    (found,) = [f for f in doctor.examine(Host()) if f.subject == "policy"]
+    assert found.verdict == "FAIL"
+    assert "labels-per-cycl" in found.found
+    monkeypatch.delenv("FAIRFAL_POLICY")
+    assert all(finding.subject != "policy" for finding in doctor.examine(Host()))
+
+
 def test_an_empty_data_folder_fails(tmp_path):
     (tmp_path / "a").mkdir()
     assert "is empty" in doctor._data(tmp_path / "a").found
