@@ -233,8 +233,11 @@ class Campaign:
         self.recorder.event(kind, **facts)
 
     def _is_over(self, state: CampaignState) -> bool:
+        """Tell whether the last cycle is done, or one after which nothing is left."""
         campaign = self.config.campaign
-        return state.moment == (campaign.num_cycles, campaign.num_rounds)
+        if state.round < campaign.num_rounds:
+            return False
+        return state.cycle == campaign.num_cycles or state.is_labeled
 
     def _select_request(
         self, cycle: int, name: str, needs: Requirements, state: CampaignState

@@ -122,6 +122,9 @@ class Progress:
     def finished(self, summary: Summary, folder: Path) -> None:
         """Print the table, how long it took and where the results are."""
         log.info("%s", cycle_table(summary.cycles, self.config.num_clients))
+        done, asked = len(summary.cycles), self.config.campaign.num_cycles
+        if done < asked:
+            log.warning("all images are labeled after cycle %d of %d", done, asked)
         log.info("finished in %s", duration(summary.seconds))
         log.info("results: %s", folder)
 

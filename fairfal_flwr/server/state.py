@@ -68,3 +68,8 @@ class CampaignState:
     def num_labels(self) -> int:
         """Labels of all clients together."""
         return sum(self.labels.values())
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether there is an image and none without a label."""
+        return 0 < self.num_samples == self.num_labels
