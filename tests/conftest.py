@@ -16,6 +16,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+# Several folders have one, and none has a doctest: as modules their names would clash.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def fairfal_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

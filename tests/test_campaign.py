@@ -320,19 +320,17 @@ def test_a_crash_between_asking_and_answering_loses_nothing(small, monkeypatch):
     assert len(labels) == len(asked)
 
 
-def test_a_budget_beyond_the_pool_labels_what_is_left_and_ends(small, caplog):
+def test_a_budget_beyond_the_pool_labels_what_is_left_and_ends(small):
     campaign, _ = run_campaign(
         small | {"campaign.budget": 0.4, "campaign.num-cycles": 30}
     )
     assert campaign.state.cycle == len(campaign.recorder.cycles) == 3
-    assert "all images are labeled after cycle 3 of 30" in caplog.text
     assert read_run(campaign.recorder.folder).summary.finished
     assert campaign.state.num_labels == campaign.state.num_samples
     queries = list(csv.DictReader((campaign.recorder.folder / "queries.csv").open()))
     last = [q for q in queries if q["cycle"] == "3"]
     assert all(int(q["num-selected"]) < int(q["budget"]) for q in last)
     assert all(q["num-unlabeled"] == "0" for q in last)
-    assert "images left to label" in caplog.text
 
 
 @pytest.mark.slow

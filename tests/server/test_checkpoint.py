@@ -229,7 +229,7 @@ def test_what_contradicts_the_run_is_named_key_by_key(tmp_path):
     line = str(caught.value)
     assert "`seed` is 4, the run has 0; `train.lr` is 0.5, the run has 0.01;" in line
     assert "`threads`" not in line
-    assert "allowed to change: annotation.quorum, campaign.checkpoint-seconds, " in line
+    assert "allowed to change: annotation.deadline, annotation.min-labels, " in line
 
 
 def test_a_folder_without_a_checkpoint_is_one_line(tmp_path):

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from summaries import a_summary
 
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow
@@ -123,3 +124,11 @@ def test_open_questions_are_told_at_most_four_times_a_minute(lines, monkeypatch)
         "cycle 2: 17 labels, waiting for 5 more (client 0: 1, client 2: 4)",
         "cycle 2: 21 labels, all answered",
     ]
+
+
+def test_a_run_that_labeled_all_before_its_last_cycle_says_so(lines, tmp_path):
+    rows = tuple(cycle_row(cycle, None) for cycle in (1, 2))
+    Progress(CONFIG).finished(a_summary(cycles=rows), tmp_path)
+    assert lines()[1] == "all images are labeled after cycle 2 of 3"
+    Progress(CONFIG).finished(a_summary(cycles=(*rows, cycle_row(3, None))), tmp_path)
+    assert sum("all images" in line for line in lines()) == 1
