@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from time import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from fairfal_flwr.client import ledger as ledger_module
 from fairfal_flwr.client import ledger_backups
 from fairfal_flwr.client.ledger import Head, Ledger
 from fairfal_flwr.client.ledger_backups import newest_good, restore
-from fairfal_flwr.client.ledger_file import inspect
+from fairfal_flwr.client.ledger_file import inspect, place
 from fairfal_flwr.command.cli import app
 from fairfal_flwr.errors import UserError
 
@@ -71,9 +72,9 @@ def test_a_clock_that_went_back_stops_no_backup(ledger, path):
 def test_three_backups_of_each_client_are_kept(ledger, path):
     other = Ledger(path.with_name("client-0001.sqlite"), "abc")
     other.close(1)
-    for sample in range(6):
+    for sample in range(8):
         ledger.record_answers(ids(sample), ids(0), "oracle")
-    assert backups(path) == [f"client-0000-{n}.sqlite" for n in (8, 7, 6)]
+    assert backups(path) == [f"client-0000-{n}.sqlite" for n in (10, 9, 8)]
     assert backups(other.path) == ["client-0001-2.sqlite"]
     assert len(list((path.parent / "backups").iterdir())) == 4
 
@@ -96,6 +97,16 @@ def test_what_a_killed_process_left_is_swept_after_an_hour(ledger, path):
         os.utime(file, (when, when))
     ledger.close(1)
     assert [file.exists() for file in old + new] == [False, False, True, True]
+
+
+def test_a_ledger_that_was_being_made_is_swept_as_well(path):
+    path.parent.mkdir()
+    with suppress(FileNotFoundError), place(path) as temporary:
+        temporary.touch()
+        os.utime(temporary.parent, (0, 0))
+        ledger_backups._sweep(path.parent, path)
+        left = list(path.parent.iterdir())
+    assert left == []
 
 
 def test_what_another_process_takes_away_meanwhile_is_no_failure(ledger, path, caplog):

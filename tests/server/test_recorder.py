@@ -1,16 +1,21 @@
 """What the campaign tells its recorder, found again in the files of the run."""
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from fairfal_flwr import __version__
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.messages import SelectReply
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import read_run
 from fairfal_flwr.runs.rows import CycleRow
+from fairfal_flwr.server.checkpoint import read_checkpoint
+from fairfal_flwr.server.counts import Standing
 from fairfal_flwr.server.recorder import Recorder
 from fairfal_flwr.server.state import CampaignState
 
@@ -92,6 +97,44 @@ def test_a_run_that_ends_within_a_cycle_keeps_the_model_of_the_last_whole_one(re
     with safe_open(recorder.folder / "model.safetensors", "pt") as model:
         assert model.metadata() == {"cycle": "1"}
         assert model.get_tensor("w").tolist() == [1, 1]
+
+
+def test_how_far_people_are_is_an_event_where_it_changed(recorder):
+    for still_open, left in [(3, 60.0), (3, 45.0), (2, 30.0)]:
+        labeled = {0: 4 - still_open, 2: 5}
+        recorder.record_standing(Standing(1, {0: still_open, 2: 0}, labeled, left))
+    told = read_run(recorder.folder).events[-2:]
+    assert {event.kind for event in told} == {EventKind.ANSWERING}
+    facts = {"cycle": 1, "clients": [0, 2]}
+    assert [event.facts for event in told] == [
+        facts | {"open": [3, 0], "labeled": [1, 5], "seconds_left": 60.0},
+        facts | {"open": [2, 0], "labeled": [2, 5], "seconds_left": 30.0},
+    ]
+
+
+@pytest.mark.parametrize(("number", "num_kept"), [(9, 1), (10, 2)])
+def test_a_run_that_goes_on_keeps_the_cycles_that_its_checkpoint_ended(
+    recorder, tmp_path, number, num_kept
+):
+    """Ten rounds a cycle; the third cycle's row came after the checkpoint."""
+    rows = [replace(CYCLE, cycle=cycle) for cycle in (1, 2, 3)]
+    recorder.record_cycle(rows[0], WEIGHTS, None)
+    recorder.record_cycle(rows[1], WEIGHTS, None)
+    recorder._saved_at = -math.inf
+    recorder.save(CampaignState(cycle=2, round=number), dict)
+    recorder.record_cycle(rows[2], WEIGHTS, None)
+    recorder.stop(None)
+    keys = {"output-dir": str(tmp_path), "query.strategy": OWN, "seed": 7}
+    config = RunConfig.from_flat(
+        keys | {"num-clients": 2, "campaign.resume": str(recorder.folder)}
+    )
+    back = Recorder(config, read_checkpoint(recorder.folder))
+    assert (back.cycles, back.summary.finished) == (tuple(rows[:num_kept]), False)
+    event = read_run(back.folder).events[-1]
+    assert (event.kind, event.facts) == (
+        EventKind.RESUMED,
+        {"cycle": 2, "round": number, "version": __version__},
+    )
 
 
 def test_a_checkpoint_within_a_cycle_waits_and_at_its_ends_does_not(recorder):
