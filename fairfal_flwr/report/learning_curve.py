@@ -43,9 +43,10 @@ def draw_learning_curve(groups: Summaries, path: Path) -> None:
         share = [100 * row.label_fraction for row in runs[0].cycles]
         for axis, (title, measure) in zip(axes, MEASURES.items(), strict=True):
             values = 100 * np.array([column(run, measure) for run in runs])
-            mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(runs) > 1)
+mean = values.mean(axis=0)
             axis.plot(share, mean, marker="o", markersize=4, label=name)
             if len(runs) > 1:
+                spread = values.std(axis=0, ddof=1)
                 axis.fill_between(share, mean - spread, mean + spread, alpha=0.2)
             axis.set(title=title, xlabel="labeled images (%)", ylabel="%")
             axis.grid(alpha=0.3)

@@ -108,6 +108,14 @@ def test_the_same_seed_gives_the_same_answer(name, worlds):
     assert first.notes == second.notes
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, known in STRATEGIES.items() if "model" in known.options]
+)
+def test_who_lets_the_rule_choose_the_model_says_what_it_chose(name, worlds):
+    selection = select(name, worlds["ordinary"].context(), BUDGET, model="adaptive")
+    assert set(selection.notes) >= {"divergence", "score", "global-query"}
+
+
 def snapshot(world: World, context: QueryContext) -> Any:
     outputs = {key: (o.probs, o.features) for key, o in world.outputs.items()}
     networks = {

@@ -123,6 +123,7 @@ def test_a_run_that_goes_on_keeps_the_cycles_that_its_checkpoint_ended(
     recorder._saved_at = -math.inf
     recorder.save(CampaignState(cycle=2, round=number), dict)
     recorder.record_cycle(rows[2], WEIGHTS, None)
+    recorder._started -= 1000
     recorder.stop(None)
     keys = {"output-dir": str(tmp_path), "query.strategy": OWN, "seed": 7}
     config = RunConfig.from_flat(
@@ -135,6 +136,8 @@ def test_a_run_that_goes_on_keeps_the_cycles_that_its_checkpoint_ended(
         EventKind.RESUMED,
         {"cycle": 2, "round": number, "version": __version__},
     )
+    back.stop(None)
+    assert back.summary.seconds > 1000
 
 
 def test_a_checkpoint_within_a_cycle_waits_and_at_its_ends_does_not(recorder):
