@@ -194,6 +194,15 @@ def test_an_aggregate_may_move_a_thousand_times_its_own_norm(
         assert federation._accept(aggregate, last)["w"].tolist() == [weight + moved]
 
 
+def test_of_a_refused_aggregate_the_three_largest_updates_are_named(tmp_path):
+    federation = campaign_of(small(tmp_path, "a")).federation
+    norms = [5.0, 1.0, 3.0, 9.0, 4.0]
+    federation.clients.nodes = {client: 1000 + client for client in range(5)}
+    federation._moved = {1000 + c: {"parameters": n} for c, n in enumerate(norms)}
+    line = federation._refused("is odd")
+    assert "by norm: client 3 (9), client 0 (5), client 4 (4). Lower" in line
+
+
 @pytest.mark.parametrize(
     ("reset", "cycle", "rounds"),
     [("random", 2, 0), ("continue", 2, 7), ("continue", 1, 0)],
