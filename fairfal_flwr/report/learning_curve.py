@@ -43,7 +43,7 @@ def draw_learning_curve(groups: Summaries, path: Path) -> None:
         share = [100 * row.label_fraction for row in runs[0].cycles]
         for axis, (title, measure) in zip(axes, MEASURES.items(), strict=True):
             values = 100 * np.array([column(run, measure) for run in runs])
-mean = values.mean(axis=0)
+            mean = values.mean(axis=0)
             axis.plot(share, mean, marker="o", markersize=4, label=name)
             if len(runs) > 1:
                 spread = values.std(axis=0, ddof=1)
