@@ -298,6 +298,7 @@ def test_the_weakest_mechanism(mechanism):
         ({"privacy__epsilon": 1.1}, False),
         ({"privacy__sensitivity": 2.0}, True),
         ({"privacy__sensitivity": 1.9}, False),
+        ({"privacy__sensitivity": 5.9, "privacy__clipping_norm": 3.0}, False),
     ],
 )
 def test_the_privacy_of_a_local_release(keys, admitted):
