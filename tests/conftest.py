@@ -1,5 +1,6 @@
 """What every test runs under: own folders, no telemetry, the same random examples."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Before any test imports Flower, and for the processes that tests start.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+# A process that has a handler keeps its lines to those that listen, as `caplog` does.
+logging.getLogger("fairfal").addHandler(logging.NullHandler())
 
 # Several folders have one, and none has a doctest: as modules their names would clash.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
