@@ -36,7 +36,7 @@ KEYS = {
     "campaign.num-rounds": 1,
     "campaign.budget": 0.2,
     "train.epochs": 1,
-    "local.max-epochs": 2,
+    "query.strategy": "random",  # what is asked for is no matter here
     "federation.connect-timeout": 150.0,
     "annotation.by": "person",
     "annotation.poll-seconds": 2.0,
