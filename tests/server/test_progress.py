@@ -89,22 +89,6 @@ def test_who_ran_out_of_images_is_named(lines):
     assert lines() == ["client 1 had only 2 images left to label (budget 5)"]
 
 
-def test_open_questions_are_said_every_15_seconds_and_none_at_once(lines, monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(progress, "perf_counter", lambda: clock[0])
-    shown = Progress(CONFIG)
-    for after, still_open in [(0, 3), (14.5, 2), (15, 2), (16, 1), (17, 0), (18, 0)]:
-        clock[0] = 100.0 + after
-        labeled = {0: 4 - still_open, 2: 5}
-        shown.answering(Standing(1, {0: still_open, 2: 0}, labeled, 60.0))
-    assert lines() == [
-        "cycle 1: 6 labels; waiting for 3 answers (client 0: 3), for at most 1 min 0 s",
-        "cycle 1: 7 labels; waiting for 2 answers (client 0: 2), for at most 1 min 0 s",
-        "cycle 1: 9 labels; all answered",
-        "cycle 1: 9 labels; all answered",
-    ]
-
-
 def test_the_table_of_a_strategy_that_chooses_between_the_models(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")  # of a terminal, which may be no reader of it
     table = cycle_table([cycle_row(1, None), cycle_row(2, 3, rare=math.nan)], 5)
