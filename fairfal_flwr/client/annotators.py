@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fairfal_flwr.client.ledger import Ledger
+from fairfal_flwr.client.ledger_file import now
 from fairfal_flwr.client.sheet import Sheet, Word, sheet_file, write_sheet, write_word
 from fairfal_flwr.data import Shard
 from fairfal_flwr.files import replacing
@@ -63,24 +64,24 @@ class Oracle:
 
     def answer(self, ledger: Ledger) -> None:
         """Write the answers to all questions that it had the time for."""
-        waiting = ledger.unanswered()
-        if self._delay:
-            waiting = waiting[self._is_due(ledger)]
+        waiting = self._due(ledger) if self._delay else ledger.unanswered()
         rows = np.searchsorted(self._sample_ids, waiting)
         ledger.record_answers(waiting, self._labels[rows], self.name)
 
     def hear(self, request: StatusRequest) -> None:
         """Do nothing: it needs no reason to go on."""
 
-    def _is_due(self, ledger: Ledger) -> NDArray[np.bool_]:
-        """Tell for which questions that wait, in their order, the time has come."""
-        now = datetime.now(UTC)
-        waiting = [q for q in ledger.questions() if q.decision is None]
-        ages = [
-            (now - datetime.fromisoformat(q.asked_at)).total_seconds() for q in waiting
+    def _due(self, ledger: Ledger) -> SampleIds:
+        """Return the samples that wait, in the order asked, and whose time has come."""
+        moment = datetime.now(UTC)
+        due = [
+            q.sample_id
+            for q in ledger.questions()
+            if q.decision is None
+            and (moment - datetime.fromisoformat(q.asked_at)).total_seconds()
+            >= self._delay * (q.rank + 1)
         ]
-        needed = [self._delay * (q.rank + 1) for q in waiting]
-        return np.array(ages) >= np.array(needed)
+        return np.array(due, dtype=np.int64)
 
 
 class People:
@@ -148,7 +149,7 @@ class People:
             awaited=request.awaited or 0,
             open=request.open or 0,
             seconds_left=request.seconds_left,
-            told_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            told_at=now(),
         )
         write_word(self._ledger, word)
 

@@ -297,7 +297,7 @@ class Ledger:
             first, time = last_number(db) + 1, now()
             for answer in answers:
                 question = questions[answer.sample_id]
-                if answer.seen not in (None, question.last):
+                if question.has_news_for(answer.seen):
                     stale.append(answer)
                     continue
                 said = rows_of(answer, question, votes, first + len(rows), time)
@@ -329,7 +329,7 @@ class Ledger:
         """
         with self._writing() as db:
             question = questions_of(db, [sample_id])[sample_id]
-            if seen not in (None, question.last):
+            if question.has_news_for(seen):
                 raise StaleError
             number = last_number(db) + 1
             rows = rows_of_withdrawal(annotator, question, votes, number, now())
@@ -355,12 +355,12 @@ class Ledger:
 
         Without any it is 0.
         """
-        query = "SELECT coalesce(max(cycle), 0) FROM selection"
+        query = (
+            "SELECT coalesce(max(cycle), 0) FROM selection "
+            "WHERE :before IS NULL OR cycle < :before"
+        )
         with self._transaction() as db:
-            if before is None:
-                (cycle,) = db.execute(query).fetchone()
-            else:
-                (cycle,) = db.execute(f"{query} WHERE cycle < ?", (before,)).fetchone()
+            (cycle,) = db.execute(query, {"before": before}).fetchone()
         return int(cycle)
 
     def asked_at(self, cycle: int) -> datetime:

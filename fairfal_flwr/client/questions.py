@@ -136,6 +136,10 @@ class Question:
         """The number of the last row; 0 without any."""
         return self.rows[-1].number if self.rows else 0
 
+    def has_news_for(self, seen: int | None) -> bool:
+        """Tell whether something was said after row `seen`; None wants no news."""
+        return seen not in (None, self.last)
+
     @cached_property
     def decision(self) -> Row | None:
         """The label or "cannot tell" that stands; None while the question is open."""

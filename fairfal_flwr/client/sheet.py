@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.files import replacing
+from fairfal_flwr.runs.rows import Row
 
 __all__ = [
     "Sheet",
@@ -28,18 +29,8 @@ __all__ = [
 T = TypeVar("T")
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Filed:
-    """What a dataclass needs in order to be a JSON file with keys in kebab-case."""
-
-    __pydantic_config__ = ConfigDict(alias_generator=_kebab, extra="forbid")
-
-
 @dataclass(frozen=True)
-class Sheet(_Filed):
+class Sheet(Row):
     """How to find the images of a ledger's questions and to name their classes.
 
     Parameters
@@ -71,7 +62,7 @@ class Sheet(_Filed):
 
 
 @dataclass(frozen=True)
-class Word(_Filed):
+class Word(Row):
     """What the server last said of the campaign.
 
     Parameters

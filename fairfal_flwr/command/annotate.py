@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
 __all__ = ["annotate"]
@@ -48,8 +49,7 @@ def annotate(
         site.desks()
         serve(site, host, port, typer.echo, name)
     except UserError as error:
-        typer.echo(f"fairfal: {error}", err=True)
-        raise typer.Exit(2) from None
+        fail(str(error), 2)
     except KeyboardInterrupt:
         typer.echo(
             "fairfal: no longer serving; every answer is in the ledger", err=True

@@ -16,6 +16,7 @@ import typer
 
 from fairfal_flwr import __version__
 from fairfal_flwr.command import annotate, ledger, questions
+from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
@@ -97,7 +98,7 @@ def run(
         with _stopped_by_signals():
             reason = _run(asked)
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except _Stopped as stopped:
         _leave(asked, "stopped", 128 + stopped.number)
     if reason:
@@ -214,7 +215,7 @@ def compare(
     try:
         _compare(folders, picture, baseline)
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
 
 
 def _compare(folders: list[Path], picture: Path | None, baseline: str) -> None:
@@ -266,7 +267,7 @@ def partition(
     try:
         _partition(folder.resolve(), run_config or [], output.absolute())
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
 
 
 def _partition(folder: Path, overrides: list[str], output: Path) -> None:
@@ -325,14 +326,9 @@ def doctor(
             typer.echo(report(finding))
             failures += finding.verdict == "FAIL"
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     if failures:
-        _fail(f"{failures} of the checks failed.", 1)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"fairfal: {message}", err=True)
-    raise typer.Exit(status)
+        fail(f"{failures} of the checks failed.", 1)
 
 
 def _run(asked: _Asked) -> str | None:

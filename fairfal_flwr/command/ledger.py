@@ -1,10 +1,11 @@
 """The commands `fairfal ledger check` and `fairfal ledger restore`."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
@@ -29,7 +30,7 @@ def check(path: LedgerPath) -> None:
     try:
         head, num_answers = examine(path)
     except UserError as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     typer.echo(
         f"{path}: good; {head.entries} entries, {num_answers} answers; head "
         f"{head.digest}"
@@ -56,7 +57,7 @@ def restore(
     try:
         done = put_back(path, backup, known=known)
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     head, num_answers = done.source.summary
     typer.echo(
         f"{path}: {head.entries} entries, {num_answers} answers, from "
@@ -66,8 +67,3 @@ def restore(
         typer.echo(f"given up: the last {done.num_lost} entries that were known")
     if done.aside:
         typer.echo(f"what stood there: {done.aside}")
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"fairfal: {message}", err=True)
-    raise typer.Exit(status)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
 __all__ = ["app"]
@@ -98,5 +99,4 @@ def _mistakes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        typer.echo(f"fairfal: {error}", err=True)
-        raise typer.Exit(2) from None
+        fail(str(error), 2)

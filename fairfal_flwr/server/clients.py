@@ -154,11 +154,7 @@ class Clients:
         if problems:
             self.notify(EventKind.LEFT_OUT, what=what, clients=self._names(problems))
             log.warning("%s: goes on without %s", what, self._list(problems))
-        return {
-            client: reply_type.from_content(good[node].content)
-            for client, node in self.nodes.items()
-            if node in good
-        }
+        return self._read(good, reply_type)
 
     def hear(
         self,
@@ -199,11 +195,7 @@ class Clients:
             if node not in self.unheard:
                 log.warning("%s; going on with what it said before", problem)
         self.unheard = set(answers.problems)
-        return {
-            client: reply_type.from_content(answers.good[node].content)
-            for client, node in self.nodes.items()
-            if node in answers.good
-        }
+        return self._read(answers.good, reply_type)
 
     def ask_who_can(self, messages: Iterable[Message], check: Check) -> list[Message]:
         """Return the good replies, in the order of the clients; the others are named.
@@ -331,6 +323,16 @@ class Clients:
             elif problem is not None:
                 answers.problems[node] = self._drop(node, problem)
         return answers
+
+    def _read(
+        self, good: Mapping[int, Message], reply_type: type[ReplyT]
+    ) -> dict[int, ReplyT]:
+        """Return what replies say, by client, ascending."""
+        return {
+            client: reply_type.from_content(good[node].content)
+            for client, node in self.nodes.items()
+            if node in good
+        }
 
     def _drop(self, node: int, problem: str) -> str:
         """Tell that a reply is dropped; return the sentence about it."""
