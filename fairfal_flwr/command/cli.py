@@ -352,13 +352,13 @@ def _run(asked: _Asked) -> str | None:
     with ExitStack() as stack:
 
         def echo(line: str) -> None:
+            if line.startswith(_RESULTS):
+                results = Path(line.removeprefix(_RESULTS))
+                asked.results = results  # before it is said: a signal may follow
             if asked.verbose or not is_noise(line):
                 typer.echo(line)
-            if line.startswith(_RESULTS):
-                asked.results = Path(line.removeprefix(_RESULTS))
-                while pages:  # once, as the run says it again at its end
-                    page = pages.pop()(values["state-dir"], asked.results.name)
-                    stack.enter_context(page)
+            while line.startswith(_RESULTS) and pages:  # it comes again at the end
+                stack.enter_context(pages.pop()(values["state-dir"], results.name))
 
         return run_app(
             bundle,
