@@ -1,27 +1,12 @@
-"""Where tensors live and how many threads work on them."""
+"""Where tensors live."""
 
-import ctypes
-import platform
 from pathlib import Path
 
 import torch
 
 from fairfal_flwr.errors import UserError
 
-__all__ = ["MALLOC", "hidden_gpu", "keep_freed_memory", "resolve_device"]
-
-# How much freed memory glibc keeps, in bytes, by the variable for a process to come; a
-# CPU training step is 1.2 to 1.5 times faster with it.
-MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": 2**30,
-    "MALLOC_TOP_PAD_": 2**26,
-    "MALLOC_MMAP_THRESHOLD_": 2**30,
-}
-_MALLOPT = {  # what malloc.h calls them, for the process at hand
-    "MALLOC_TRIM_THRESHOLD_": -1,
-    "MALLOC_TOP_PAD_": -2,
-    "MALLOC_MMAP_THRESHOLD_": -3,
-}
+__all__ = ["hidden_gpu", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,16 +32,3 @@ def hidden_gpu() -> bool:
     """Tell whether the machine has an NVIDIA GPU that this process was not given."""
     present = any(Path("/dev").glob("nvidia[0-9]*"))
     return present and not torch.cuda.is_available()
-
-
-def keep_freed_memory() -> None:
-    """Stop glibc from handing every step's activations back to the kernel.
-
-    With the default thresholds each training step maps and clears the same megabytes
-    again. Does nothing on another C library.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    for name, size in MALLOC.items():
-        mallopt(_MALLOPT[name], size)

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from fairfal_flwr.command.cli import app
-from fairfal_flwr.command.launch import merge_run_config
+from fairfal_flwr.command.run_config import merge_run_config
 from fairfal_flwr.config import RunConfig, Scalar
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ PACKAGE = "fairfal_flwr"
 # A room knows the floors below its own and nobody beside it; what shares a line shares
 # a floor.
 FLOORS = (
-    ("errors", "kinds"),
+    ("errors", "kinds", "malloc"),
     ("files", "paths", "randomness", "device", "console"),
     ("tensor_file",),
     ("messages", "models", "query", "runs"),

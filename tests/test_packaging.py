@@ -1,5 +1,6 @@
 """The files that say what gets installed agree with each other."""
 
+import re
 import shutil
 import tomllib
 import zipfile
@@ -18,6 +19,23 @@ def test_a_flower_run_gets_the_pytorch_of_the_environment():
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert {pin.partition("==")[0] for pin in pinned} == {"torch", "torchvision"}
     assert pinned <= set(constraints)
+
+
+def test_flower_is_one_version_everywhere():
+    """In what is pinned, in the images and in what the pages say."""
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    (pinned,) = re.findall(r"^flwr==(\S+)$", constraints, re.MULTILINE)
+    said = r"flwr/\w+:([\d.]+\d)|superexec:([\d.]+\d)|FLOWER=([\d.]+\d)|"
+    said += r"brings Flower ([\d.]+\d)|pins ([\d.]+\d)"
+    places = [*(ROOT / "docker").rglob("*"), *(ROOT / "docs").glob("*.md")]
+    texts = [
+        p.read_text("utf-8")
+        for p in places
+        if p.suffix in (".yml", ".md", "") and p.is_file()
+    ]
+    found = [next(filter(None, m)) for text in texts for m in re.findall(said, text)]
+    assert len(found) >= 8
+    assert set(found) == {pinned}
 
 
 def test_the_bundle_takes_what_it_names_and_nothing_that_lies_about(tmp_path):

@@ -23,8 +23,9 @@ from fairfal_flwr.client.querying import PoolQuery, QueryTimes
 from fairfal_flwr.client.training import train_round
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.data import Shard, ShardCache, load_shard
-from fairfal_flwr.device import hidden_gpu, keep_freed_memory, resolve_device
+from fairfal_flwr.device import hidden_gpu, resolve_device
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.malloc import keep_freed_memory
 from fairfal_flwr.messages import (
     EvaluateReply,
     EvaluateRequest,

@@ -10,14 +10,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from fairfal_flwr import __version__
-from fairfal_flwr.command import annotate, ledger, questions
-from fairfal_flwr.command.failing import fail
+from fairfal_flwr.command import annotate, ledger, listing, questions
+from fairfal_flwr.command.failing import OneLine, fail
 from fairfal_flwr.errors import UserError
+
+if TYPE_CHECKING:
+    from fairfal_flwr.config import RunConfig
 
 __all__ = ["app"]
 
@@ -25,14 +28,16 @@ _FOLDERS = {"data-dir", "output-dir", "state-dir", "campaign.resume"}
 _RESULTS = "results: "  # how the ServerApp's first line about the run's folder begins
 
 app = typer.Typer(
+    cls=OneLine,
     help="Federated active learning on Flower.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(questions.app, name="questions")
 app.command()(annotate.annotate)
+for listed in (listing.strategies, listing.keys, listing.config):
+    app.command()(listed)
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,9 +63,10 @@ def _main(
 
 @app.command()
 def run(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[APP]", help="Folder of the Flower app.")
-    ] = Path(),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[APP]", help="Folder of the Flower app."),
+    ] = None,
     run_config: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,8 +99,9 @@ def run(
     (a closed terminal) if it was stopped. Then the last line is the command that goes
     on.
     """
-    asked = _Asked(folder, run_config or [], resume, actors, verbose)
     try:
+        folder = _app_folder(words or ["."])
+        asked = _Asked(folder, run_config or [], resume, actors, verbose)
         with _stopped_by_signals():
             reason = _run(asked)
     except UserError as error:
@@ -103,6 +110,16 @@ def run(
         _leave(asked, "stopped", 128 + stopped.number)
     if reason:
         _leave(asked, f"the run failed: {reason}", 1)
+
+
+def _app_folder(words: list[str]) -> Path:
+    """Return the app's folder; who wrote more, or something else, forgot a `-c`."""
+    for word in words:
+        if "=" in word or word.endswith(".toml"):
+            raise UserError(f"{word!r} is no app's folder; did you mean `-c {word}`?")
+    if len(words) > 1:
+        raise UserError(f"{len(words)} folders of apps, {' '.join(words)}; allowed: 1.")
+    return Path(words[0])
 
 
 @dataclass
@@ -272,7 +289,7 @@ def partition(
 
 def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     """Deal the images and draw the table."""
-    from fairfal_flwr.command.launch import merge_run_config
+    from fairfal_flwr.command.run_config import merge_run_config
     from fairfal_flwr.config import RunConfig
     from fairfal_flwr.console import show_log
     from fairfal_flwr.data import partition_table
@@ -304,6 +321,15 @@ def doctor(
     ] = False,
     key: Annotated[Path | None, typer.Option(help="The SuperNode's key.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="The images.")] = None,
+    run_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run-config",
+            "-c",
+            help="What the run says of the images, as for `fairfal run`; without it "
+            "they are taken for `folder`, or `npz` by the ending.",
+        ),
+    ] = None,
     state_dir: Annotated[
         str, typer.Option(help="Where the ledgers go; else the default folder.")
     ] = "",
@@ -318,7 +344,14 @@ def doctor(
     from fairfal_flwr.command.doctor import Host, examine, report
 
     host = Host(
-        superlink, root_certificates, insecure, key, data_path, state_dir, policy
+        superlink=superlink,
+        root_certificates=root_certificates,
+        insecure=insecure,
+        key=key,
+        data_path=data_path,
+        run_config=tuple(run_config or ()),
+        state_dir=state_dir,
+        policy=policy,
     )
     failures = 0
     try:
@@ -333,8 +366,6 @@ def doctor(
 
 def _run(asked: _Asked) -> str | None:
     """Run the app; return why it did not complete, or None."""
-    # PyTorch and Flower take seconds to import; `fairfal --help` does without.
-    from fairfal_flwr.command.launch import build_bundle, is_noise, run_app
     from fairfal_flwr.config import RunConfig
 
     folder = asked.app.resolve()
@@ -345,6 +376,10 @@ def _run(asked: _Asked) -> str | None:
         values[key] = _absolute(values[key])
     cores = max(1, _cores() // config.threads)
     at_once = min(asked.actors or cores, config.num_clients)
+    typer.echo(_beginning(config, at_once))
+    # Flower takes seconds to import; a mistake is answered without.
+    from fairfal_flwr.command.launch import build_bundle, is_noise, run_app
+
     bundle = build_bundle(folder)
     _check_travels(config.query.strategy, folder, bundle)
 
@@ -371,6 +406,16 @@ def _run(asked: _Asked) -> str | None:
         )
 
 
+def _beginning(config: "RunConfig", at_once: int) -> str:
+    """Say what is begun; Flower and PyTorch then take some seconds to start."""
+    campaign = config.campaign
+    return (
+        f"starting {config.data.name}, {config.query.strategy}, seed {config.seed}: "
+        f"{config.num_clients} clients, {at_once} at a time; cycles x rounds: "
+        f"{campaign.num_cycles} x {campaign.num_rounds} ..."
+    )
+
+
 def _page(state_dir: str, campaign: str) -> AbstractContextManager[None]:
     """Serve the page on which people label what all clients of a run ask for."""
     from fairfal_flwr.annotate.serve import serving
@@ -383,8 +428,8 @@ def _page(state_dir: str, campaign: str) -> AbstractContextManager[None]:
 
 def _values(asked: _Asked, folder: Path) -> dict[str, Any]:
     """Return the run config, of a run to go on with where there is one."""
-    from fairfal_flwr.command.launch import merge_run_config
     from fairfal_flwr.command.resume import find_run, read_config, refuse_to_resume
+    from fairfal_flwr.command.run_config import merge_run_config
 
     values = merge_run_config(folder, asked.overrides)
     if asked.resume is None:
@@ -422,9 +467,18 @@ def _cores() -> int:
 
 def _gpu_share(device: str, actors: int) -> float:
     """Return the share of a GPU for each of the actors."""
+    if device == "cpu" or not _may_have_gpu():
+        return 0.0
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return 0.0
     # Ray counts in 1/10000; rounding up would leave the last actor without a share.
     return min(1.0, int(10_000 * torch.cuda.device_count() / actors) / 10_000)
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether it is worth the seconds to ask PyTorch for a GPU of NVIDIA's."""
+    names = {path.name for path in Path("/dev").glob("*")}
+    is_there = any(name.startswith("nvidia") or name == "dxg" for name in names)
+    return is_there or sys.platform != "linux"

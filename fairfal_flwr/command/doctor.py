@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -9,28 +10,31 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, distribution, version
-from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.paths import state_root
+
+if TYPE_CHECKING:
+    from fairfal_flwr.data import ImageSet, ImageSpec
 
 __all__ = ["Finding", "Host", "examine", "report"]
 
 Verdict = Literal["ok", "note", "FAIL"]
 
+GIBIBYTE = 1 << 30
 _PACKAGE = "fairfal-flwr"
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?([^;]*)(;.*)?")
 _SECONDS = 10.0  # for each answer of the SuperLink
-_MOST_FILES = 2000  # looked at in the data folder
+_LITTLE_MEMORY, _LITTLE_DISK = 2 * GIBIBYTE, 5 * GIBIBYTE
 _EXPIRES_SOON = timedelta(days=30)
 # A node's signature carries its time: the SuperLink takes one that is at most 5 s from
 # the future and 305 s from the past.
@@ -77,6 +81,8 @@ class Host:
         The SuperNode's private key.
     data_path : Path or None
         The images.
+    run_config : tuple of str
+        What the run says of them, as for `fairfal run`: `data.name`, a file or pairs.
     state_dir : str
         Where the ledgers go; empty for the default folder.
     policy : str
@@ -88,24 +94,28 @@ class Host:
     insecure: bool = False
     key: Path | None = None
     data_path: Path | None = None
+    run_config: tuple[str, ...] = ()
     state_dir: str = ""
     policy: str = ""
 
 
 def examine(host: Host) -> Iterator[Finding]:
     """Yield one finding per check, as it is made."""
+    address = None if host.superlink is None else _split(host.superlink)
     yield _python()
     yield from _packages()
     yield _gpu()
+    yield _memory()
     yield _state(state_root(host.state_dir))
+    yield _disk(state_root(host.state_dir))
     if host.policy or os.environ.get("FAIRFAL_POLICY"):
         yield _policy(host.policy)
     if host.data_path is not None:
-        yield _data(host.data_path)
+        yield _images(host.data_path, host.run_config)
     if host.key is not None:
         yield _node_key(host.key)
-    if host.superlink is not None:
-        yield from _superlink(host, *_split(host.superlink))
+    if address is not None:
+        yield from _superlink(host, *address)
 
 
 def report(finding: Finding) -> str:
@@ -229,6 +239,26 @@ def _gpu() -> Finding:
     return Finding("GPU", "note", "none: this client computes on the CPU")
 
 
+def _memory() -> Finding:
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return Finding("memory", "note", "this system does not say how much is free")
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = f"{free / GIBIBYTE:.1f} GiB free"
+    if free >= _LITTLE_MEMORY:
+        return Finding("memory", "ok", found)
+    return Finding("memory", "note", found, "It may not be enough to train.")
+
+
+def _disk(folder: Path) -> Finding:
+    """Say how much room there is where ledgers, backups and the cache grow."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{free / GIBIBYTE:.1f} GiB free at {there}"
+    if free >= _LITTLE_DISK:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "note", found, "Make room, or set `data.cache-mb` lower.")
+
+
 def _state(folder: Path) -> Finding:
     """Write, sync and reopen a database in the folder of the ledgers."""
     try:
@@ -299,35 +329,44 @@ def _is_temporary(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> boo
     return False
 
 
-def _data(path: Path) -> Finding:
-    """Open the files of the data folder, many but not all of a large one."""
-    advice = f"Let uid {os.geteuid()} read it: chmod -R a+rX {path}"
-    if not path.exists():
-        return Finding("data", "FAIL", f"{path} does not exist", "Mount or name it.")
+def _images(path: Path, overrides: Sequence[str]) -> Finding:
+    """Read a site's images as its client will, and say what they are."""
+    from fairfal_flwr.data import load_image_set
+
     try:
-        files = list(islice(_files(path), _MOST_FILES))
-        for file in files:
-            with file.open("rb") as stream:
-                stream.read(1)
-    except OSError as error:
-        where = error.filename or path
-        return Finding("data", "FAIL", f"{where}: {error.strerror}", advice)
-    if not files:
-        return Finding("data", "FAIL", f"{path} is empty", "Put the images there.")
-    number = f"{_MOST_FILES} or more" if len(files) == _MOST_FILES else str(len(files))
-    return Finding("data", "ok", f"{path}: {number} files can be read")
+        images = load_image_set(_spec(path, overrides))
+    except UserError as error:
+        return Finding("images", "FAIL", str(error), "No run can use them as they are.")
+    if not len(images.train_images):
+        return Finding("images", "FAIL", f"{path} has none to train on")
+    found = f"{path}: {_kind(images)}; {_class_list(images)}"
+    return Finding("images", "ok", found)
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-        return
+def _spec(path: Path, overrides: Sequence[str]) -> "ImageSpec":
+    """Return what a run would ask this site for, with nothing said otherwise."""
+    from fairfal_flwr.command.run_config import read_overrides
+    from fairfal_flwr.config import RunConfig
 
-    def refuse(error: OSError) -> None:
-        raise error
+    name = "npz" if path.suffix == ".npz" else "folder"
+    values = {"data.name": name, **read_overrides(overrides)}
+    return RunConfig.from_flat(values).image_spec(str(path))
 
-    for folder, _, names in os.walk(path, onerror=refuse):
-        yield from (Path(folder) / name for name in names)
+
+def _kind(images: "ImageSet") -> str:
+    channels, height, width = images.train_images.shape[1:]
+    color = "grey" if channels == 1 else "RGB"
+    test = f", {len(images.test_images)} to test on" if len(images.test_images) else ""
+    return f"{len(images.train_images)} images {width}x{height} {color}{test}"
+
+
+def _class_list(images: "ImageSet") -> str:
+    """Return the classes with their counts, or that nobody has labeled anything."""
+    if images.train_labels is None:
+        return f"not labeled; classes {', '.join(images.class_names)}"
+    counts = images.train_labels.bincount(minlength=images.num_classes).tolist()
+    pairs = zip(images.class_names, counts, strict=True)
+    return f"{images.num_classes} classes: " + ", ".join(f"{n} {k}" for n, k in pairs)
 
 
 def _node_key(file: Path) -> Finding:
@@ -456,6 +495,9 @@ def _answer(connection: HTTPConnection, address: str) -> Finding:
             reply = connection.getresponse()
             date = reply.getheader("Date")
     except (OSError, HTTPException) as error:
+        if not isinstance(connection, HTTPSConnection) and _speaks_tls(address):
+            found = f"{address} speaks TLS, so it does not answer plain HTTP"
+            return Finding("clock", "FAIL", found, "Leave out --insecure.")
         found = f"{address} does not answer HTTP: {error}"
         return Finding("clock", "FAIL", found, "Is this port the SuperLink's?")
     if reply.status != 200 or date is None:
@@ -463,6 +505,21 @@ def _answer(connection: HTTPConnection, address: str) -> Finding:
         return Finding("clock", "FAIL", found, "Is this port the SuperLink's?")
     middle = (sent + time.time()) / 2
     return _clock(middle - parsedate_to_datetime(date).timestamp() - 0.5)
+
+
+def _speaks_tls(address: str) -> bool:
+    """Tell whether TLS is spoken at an address, whoever vouches for it."""
+    name, _, port = address.rpartition(":")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((name, int(port)), timeout=_SECONDS) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _clock(ahead: float) -> Finding:

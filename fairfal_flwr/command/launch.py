@@ -14,24 +14,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-import click
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 from flwr.cli.utils import AppPathDepthError
-from flwr.common.config import flatten_dict, get_project_config, parse_config_args
 
 from fairfal_flwr.command import guard
-from fairfal_flwr.device import MALLOC
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.malloc import MALLOC
 
-__all__ = ["build_bundle", "is_noise", "merge_run_config", "names_in", "run_app"]
+__all__ = ["build_bundle", "is_noise", "names_in", "run_app"]
 
 # What the processes of a run see unless the user has set it.
 _DEFAULTS = {
@@ -45,9 +42,6 @@ _DEFAULTS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
-# As Flower reads a run config from the command line, and what it would leave out.
-_PAIR = re.compile(r"(\S+?)=(\'[^\']*\'|\"[^\"]*\"|\S+)")
-
 _SIMULATE = Path(__file__).with_name("simulate.py")
 _ORDER, _OUTCOME = "order.json", "outcome.json"
 
@@ -55,65 +49,6 @@ _NOISE = re.compile(
     r"Successfully installed \S+ to "
     r"|\(ClientAppActor pid=\d+\) .*Manually terminating ClientAppActor"
 )
-
-
-def merge_run_config(
-    app: Path,
-    overrides: Iterable[str] = (),
-    before: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the run config that a run of an app would get.
-
-    Parameters
-    ----------
-    app : Path
-        The app's folder, with its ``pyproject.toml``.
-    overrides : Iterable[str]
-        Each a TOML file's path or key-value pairs in Flower's syntax; the later wins.
-    before : Mapping[str, Any], optional
-        Values by dotted key, between the app's own and the overrides.
-
-    Returns
-    -------
-    dict[str, Any]
-        Values by dotted key.
-
-    Raises
-    ------
-    UserError
-        If the app or an override cannot be read.
-    """
-    try:
-        project = get_project_config(app)
-        config = flatten_dict(project["tool"]["flwr"]["app"].get("config"))
-    except (OSError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from None
-    config |= before or {}
-    for text in overrides:
-        config |= _read_override(text)
-    return dict(config)
-
-
-def _read_override(text: str) -> dict[str, Any]:
-    try:
-        values = parse_config_args([text])
-    except OSError as error:
-        raise UserError(f"Cannot read {text}: {error.strerror}.") from None
-    except click.ClickException:
-        values = {}
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise UserError(f"Cannot read {text}: {error}") from None
-    if text.endswith(".toml"):
-        return values
-    left_over = _PAIR.sub(" ", text).split()
-    if left_over or not values:
-        word = f": `{left_over[0]}` is no pair" if left_over else ""
-        raise UserError(
-            f"Cannot read the run config `{text}`{word}: write key=value pairs, text "
-            "in quotes, such as 'seed=1 query.strategy=\"random\"', or name a .toml "
-            "file."
-        )
-    return values
 
 
 def build_bundle(app: Path) -> bytes:
@@ -179,6 +114,11 @@ def run_app(
     -------
     str or None
         Why the run did not complete; None if it did.
+
+    Raises
+    ------
+    UserError
+        If the app has something against the run, which was not begun then.
     """
     # Ray's sockets lie below this folder, and a socket's path must be short.
     home = Path(tempfile.mkdtemp(prefix="fairfal-", dir="/tmp"))
@@ -196,8 +136,10 @@ def run_app(
         with _start(home, _environment(home, verbose=verbose)) as process:
             for line in process.stdout or ():
                 echo(line.rstrip("\n"))
-            reason = _reason(home)
-        return _ending(process.returncode, reason)
+            outcome = _outcome(home)
+        if refused := outcome.get("refused"):
+            raise UserError(refused)
+        return _ending(process.returncode, outcome.get("error"))
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -242,13 +184,13 @@ def _environment(home: Path, *, verbose: bool) -> dict[str, str]:
     return environment
 
 
-def _reason(home: Path) -> str | None:
-    """Return why the run says that it failed."""
+def _outcome(home: Path) -> dict[str, str]:
+    """Return why the run says that it failed, or was not begun."""
     try:
         outcome = json.loads((home / _OUTCOME).read_bytes())
     except FileNotFoundError:
-        return None
-    return " ".join(str(outcome["error"]).split())
+        return {}
+    return {key: " ".join(str(text).split()) for key, text in outcome.items()}
 
 
 def _ending(status: int, reason: str | None) -> str | None:

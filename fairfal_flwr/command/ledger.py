@@ -27,6 +27,8 @@ def check(path: LedgerPath) -> None:
     from fairfal_flwr.client.ledger_backups import age, newest_good
     from fairfal_flwr.client.ledger_check import examine
 
+    if not path.is_file():
+        fail(f"There is no ledger {path}.", 2)
     try:
         head, num_answers = examine(path)
     except UserError as error:

@@ -10,9 +10,10 @@ import json
 import os
 import secrets
 import sys
+from importlib import import_module
 from logging import ERROR
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flwr.app import Context, RecordDict
 from flwr.cli.config_utils import get_fab_metadata
@@ -27,14 +28,20 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
 
 TASK = 1
+REFUSED = 2
 
 
-def simulate(bundle: bytes, order: dict[str, Any]) -> None:
-    """Install a bundle below `FLWR_HOME` and run it to its end."""
+def simulate(bundle: bytes, order: dict[str, Any]) -> str | None:
+    """Install a bundle below `FLWR_HOME` and run it to its end.
+
+    Returns what the app itself has against the run, in which case it is not begun.
+    """
     app = install_from_fab(bundle, skip_prompt=True)
     run = _identify(bundle, order["run-config"])
     components = get_project_config(app)["tool"]["flwr"]["app"]["components"]
     config = get_fused_config_from_dir(app, run.override_config)
+    if reason := _ask_app(app, components["serverapp"], config):
+        return reason
     _run_simulation(
         num_supernodes=order["num-supernodes"],
         exit_event=EventType.FLWR_SIMULATION_RUN_LEAVE,
@@ -55,6 +62,15 @@ def simulate(bundle: bytes, order: dict[str, Any]) -> None:
         run=run,
         is_app=True,
     )
+    return None
+
+
+def _ask_app(app: Path, server_app: str, config: dict[str, Any]) -> str | None:
+    """Return what the ServerApp's module has against a run, if it has a `check`."""
+    sys.path.insert(0, str(app))  # as Flower does
+    module = import_module(server_app.partition(":")[0])
+    check = getattr(module, "check", None)
+    return check(config) if check else None
 
 
 def _identify(bundle: bytes, run_config: dict[str, Any]) -> Run:
@@ -73,12 +89,19 @@ def main() -> None:
     bundle, order = (Path(name).read_bytes() for name in sys.argv[1:])
     values = json.loads(order)
     try:
-        simulate(bundle, values)
+        refused = simulate(bundle, values)
     except Exception as error:
         log(ERROR, "The simulation raised an exception", exc_info=error)
-        Path(values["outcome"]).write_text(json.dumps({"error": str(error)}))
-        sys.stdout.flush()
-        os._exit(1)  # the ServerApp's thread may wait for clients that are gone
+        _leave(values["outcome"], {"error": str(error)}, 1)
+    if refused:
+        _leave(values["outcome"], {"refused": refused}, REFUSED)
+
+
+def _leave(outcome: str, facts: dict[str, str], status: int) -> NoReturn:
+    """End at once: the ServerApp's thread may wait for clients that are gone."""
+    Path(outcome).write_text(json.dumps(facts))
+    sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

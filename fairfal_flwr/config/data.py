@@ -1,6 +1,6 @@
 """The section `data`, and which of its keys each partitioner takes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -8,6 +8,12 @@ from fairfal_flwr.config.generated import IMAGE_SETS
 from fairfal_flwr.config.section import OneOf, Section
 
 __all__ = ["PARTITIONERS", "DataConfig"]
+
+# The user's own images are taken as they are found: all of them, in equal parts. The
+# published sets are made scarce and non-IID, as the paper does.
+_OWN_IMAGES = ("folder", "npz")
+_AS_FOUND = {"imbalance_ratio": 1.0, "partitioner": "iid"}
+_DEMO = {"imbalance_ratio": 5.0, "partitioner": "balanced-dirichlet"}
 
 # Each partitioner with the keys that it alone, or with few others, takes.
 PARTITIONERS: dict[str, tuple[str, ...]] = {
@@ -60,15 +66,17 @@ class DataConfig(Section):
         "last: evenly, or at once after half of the classes.",
     )
     imbalance_ratio: float = Field(
-        5.0,
-        ge=1,
+        0.0,
+        ge=0,
         description="Long tail of the training images: the largest class over the "
-        "smallest (the paper's rho). 1 keeps all images.",
+        "smallest (the paper's rho), at least 1, which keeps all images. 0 is 1 for "
+        "`folder` and `npz`, one's own images, and 5 for the published sets.",
     )
-    partitioner: Annotated[str, OneOf(tuple(PARTITIONERS))] = Field(
-        "balanced-dirichlet",
+    partitioner: Annotated[str, OneOf(("auto", *PARTITIONERS))] = Field(
+        "auto",
         description="How the images are dealt to the clients: the paper's deal in "
-        "equal sizes, or a partitioner of flwr-datasets.",
+        "equal sizes, or a partitioner of flwr-datasets. `auto` is `iid` for `folder` "
+        "and `npz`, and `balanced-dirichlet` for the published sets.",
     )
     alpha: float = Field(
         0.1,
@@ -108,6 +116,24 @@ class DataConfig(Section):
         if text and (len(names) < 2 or "" in names or len(set(names)) < len(names)):
             raise ValueError("allowed: two or more different names, such as 'cat,dog'")
         return text
+
+    @field_validator("imbalance_ratio")
+    @classmethod
+    def _is_a_ratio(cls, ratio: float) -> float:
+        if 0 < ratio < 1:
+            raise ValueError("allowed: 0, or a number >= 1")
+        return ratio
+
+    def resolved(self) -> Self:
+        """Return the section with what the image set stands for where it may say so."""
+        usual = _AS_FOUND if self.name in _OWN_IMAGES else _DEMO
+        chosen = {
+            "imbalance_ratio": self.imbalance_ratio or usual["imbalance_ratio"],
+            "partitioner": usual["partitioner"]
+            if self.partitioner == "auto"
+            else self.partitioner,
+        }
+        return self.model_copy(update=chosen)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fairfal_flwr.config.section import OneOf, Section
 
-__all__ = ["AGGREGATIONS", "Aggregation", "FederationConfig"]
+__all__ = ["AGGREGATIONS", "Aggregation", "FederationConfig", "round_size"]
 
 
 def _one(hostile: int) -> int:
@@ -202,3 +202,14 @@ class FederationConfig(Section):
     def arguments(self) -> dict[str, Any]:
         """The arguments of the chosen strategy, as Flower's class calls them."""
         return self.chosen(self.aggregation.takes)
+
+
+def round_size(fraction: float, num_clients: int) -> int:
+    """Return how many of the clients a round asks, at least 1.
+
+    Examples
+    --------
+    >>> round_size(0.5, 5), round_size(0.01, 5)
+    (2, 1)
+    """
+    return max(1, round(fraction * num_clients))

@@ -81,6 +81,11 @@ class PrivacyConfig(Section):
     )
 
     @property
+    def adds_noise(self) -> bool:
+        """Whether the server adds the noise, to a mean with equal weights."""
+        return self.mechanism not in ("none", "local")
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the chosen mechanism."""
         return self.chosen(MECHANISMS[self.mechanism])

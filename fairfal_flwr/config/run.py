@@ -7,8 +7,9 @@ from pydantic import Field, ValidationError
 
 from fairfal_flwr.config.annotation import AnnotationConfig
 from fairfal_flwr.config.campaign import CampaignConfig, ModelConfig
+from fairfal_flwr.config.contradictions import contradictions
 from fairfal_flwr.config.data import DataConfig
-from fairfal_flwr.config.federation import FederationConfig
+from fairfal_flwr.config.federation import FederationConfig, round_size
 from fairfal_flwr.config.generated import STRATEGIES, OptionSections
 from fairfal_flwr.config.mistakes import explain, mistake, unknown
 from fairfal_flwr.config.privacy import PrivacyConfig
@@ -119,8 +120,8 @@ class RunConfig(OptionSections, _Keys):
             One line that names each wrong key, what it is and what is allowed.
         """
         config = cls._parse(values)
-        if problems := foreign_keys(config):
-            raise mistake(problems.values())
+        if problems := [*foreign_keys(config).values(), *contradictions(config)]:
+            raise mistake(problems)
         return config
 
     @classmethod
@@ -149,7 +150,7 @@ class RunConfig(OptionSections, _Keys):
             options["model"] = self.query.model
         return options
 
-    def contradictions(self, before: Mapping[str, Any]) -> list[str]:
+    def forbidden_changes(self, before: Mapping[str, Any]) -> list[str]:
         """Return the keys in which a run cannot be gone on with, one clause for each.
 
         Parameters
@@ -164,6 +165,11 @@ class RunConfig(OptionSections, _Keys):
             for key in changed
             if key not in CHANGEABLE
         ]
+
+    @property
+    def clients_in_round(self) -> int:
+        """How many clients train in a round."""
+        return round_size(self.federation.fraction_train, self.num_clients)
 
     @property
     def partition_seed(self) -> int:
@@ -204,14 +210,20 @@ class RunConfig(OptionSections, _Keys):
     @classmethod
     def _parse(cls, values: Mapping[str, Any]) -> Self:
         fields = {key: field for key, _, field in walk(cls())}
+        problems = [
+            unknown(key, value, fields)
+            for key, value in values.items()
+            if key not in fields
+        ]
         nested: dict[str, Any] = {}
-        for key, value in values.items():
+        for key in values.keys() & fields.keys():
             section, _, name = key.rpartition(".")
             target = nested.setdefault(section, {}) if section else nested
-            if not isinstance(target, dict):
-                raise mistake([unknown(key, fields)])
-            target[name] = value
+            target[name] = values[key]
         try:
-            return cls.model_validate(nested)
+            config = cls.model_validate(nested)
         except ValidationError as error:
-            raise mistake(explain(d, fields) for d in error.errors()) from None
+            problems += [explain(detail, fields) for detail in error.errors()]
+        if problems:
+            raise mistake(problems)
+        return config.model_copy(update={"data": config.data.resolved()})

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from fairfal_flwr.kinds import KINDS
 
-__all__ = ["OneOf", "Scalar", "Section", "takes", "walk"]
+__all__ = ["OneOf", "Scalar", "Section", "takes", "walk", "words"]
 
 Scalar = bool | int | float | str
 
@@ -65,6 +65,11 @@ class OneOf:
             raise ValueError(f"allowed: {self}")
         return text
 
+    def complete(self, text: str) -> str:
+        """Return the further form of a text that is only its name, or nothing."""
+        whole = self.form.replace("NAME", text) if "NAME" in self.form else ""
+        return whole if whole and re.fullmatch(self.pattern, whole) else ""
+
     def __str__(self) -> str:
         return ", ".join([*self.names, self.form] if self.form else self.names)
 
@@ -86,19 +91,30 @@ def walk(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldIn
 
 def takes(field: FieldInfo) -> str:
     """Say in words which values a key takes."""
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(str(value) for value in get_args(field.annotation))
-    words = [KINDS.get(field.annotation, str(field.annotation))]
+    if known := _literal(field):
+        return ", ".join(known)
+    parts = [KINDS.get(field.annotation, str(field.annotation))]
     for mark in field.metadata:
         match mark:
             case OneOf():
                 return str(mark)
             case Ge(ge=limit):
-                words.append(f">= {limit}")
+                parts.append(f">= {limit}")
             case Gt(gt=limit):
-                words.append(f"> {limit}")
+                parts.append(f"> {limit}")
             case Le(le=limit):
-                words.append(f"<= {limit}")
+                parts.append(f"<= {limit}")
             case Lt(lt=limit):
-                words.append(f"< {limit}")
-    return " ".join(words)
+                parts.append(f"< {limit}")
+    return " ".join(parts)
+
+
+def words(field: FieldInfo) -> tuple[str, ...]:
+    """Return the texts that a key takes, where there is a list of them."""
+    listed = [mark.names for mark in field.metadata if isinstance(mark, OneOf)]
+    return listed[0] if listed else _literal(field)
+
+
+def _literal(field: FieldInfo) -> tuple[str, ...]:
+    is_literal = get_origin(field.annotation) is Literal
+    return tuple(map(str, get_args(field.annotation))) if is_literal else ()

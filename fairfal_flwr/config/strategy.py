@@ -1,5 +1,6 @@
 """What the run config knows of a query strategy."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,12 +20,15 @@ class QueryStrategy(NamedTuple):
         The models that it may ask for.
     needs_imbalance : bool
         Whether it reads the mean imbalance.
+    summary : str
+        What it takes, in one sentence.
     """
 
     model: str = ""
     model_words: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     needs_imbalance: bool = False
+    summary: str = ""
 
 
 def describe(name: str, options: Mapping[str, Any] | None = None) -> QueryStrategy:
@@ -48,4 +52,5 @@ def describe(name: str, options: Mapping[str, Any] | None = None) -> QueryStrate
         option.words if option else (),
         needs.models,
         needs.needs_imbalance,
+        (inspect.getdoc(strategy.function) or "").partition("\n")[0],
     )

@@ -12,7 +12,11 @@ from fairfal_flwr.data.datasets import SOURCES, load_image_set
 from fairfal_flwr.data.evaluation import EvaluationSet, empty_test_set, load_test_set
 from fairfal_flwr.data.image_set import ImageSet, Source
 from fairfal_flwr.data.longtail import long_tail_counts, long_tail_rows
-from fairfal_flwr.data.partition import class_counts, partition_table
+from fairfal_flwr.data.partition import (
+    class_counts,
+    partition_rows,
+    partition_table,
+)
 from fairfal_flwr.data.shard import Shard, load_shard
 from fairfal_flwr.data.specs import ImageSpec, PartitionSpec
 
@@ -32,5 +36,6 @@ __all__ = [
     "load_test_set",
     "long_tail_counts",
     "long_tail_rows",
+    "partition_rows",
     "partition_table",
 ]

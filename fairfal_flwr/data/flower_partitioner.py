@@ -132,6 +132,7 @@ def flower_deal(
     """
     from datasets import Dataset
 
+    _check_possible(name, labels, num_clients, classes_per_client)
     order = generator.permutation(len(labels))
     dataset = Dataset.from_dict({_LABEL: labels[order], _ROW: order})
     try:
@@ -152,6 +153,23 @@ def flower_deal(
         ) from None
     columns = [part.with_format("numpy")[_ROW] for part in parts]
     return [np.sort(np.asarray(column[:], dtype=np.int64)) for column in columns]
+
+
+def _check_possible(
+    name: str, labels: npt.NDArray[np.int64], num_clients: int, classes_per_client: int
+) -> None:
+    """Raise for what flwr-datasets refuses in words that name no key."""
+    num_classes = len(np.unique(labels))
+    if num_clients > len(labels):
+        raise UserError(
+            f"`num-clients` is {num_clients}; allowed: 1 to {len(labels)}, the number "
+            "of training images."
+        )
+    if name == "pathological" and classes_per_client > num_classes:
+        raise UserError(
+            f"`data.classes-per-client` is {classes_per_client}; allowed: 1 to "
+            f"{num_classes}, the number of classes."
+        )
 
 
 def _sized(kind: Callable[[int], Partitioner]) -> _MakePartitioner:

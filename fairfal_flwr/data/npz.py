@@ -198,10 +198,10 @@ def _load(spec: ImageSpec, path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an archive, without those for validation."""
     with reading(spec.place, path):
         try:
-            archive = np.load(path, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it is no .npz archive")
-            with archive:
+            with path.open("rb") as file:
+                if not zipfile.is_zipfile(file):
+                    raise ValueError("it is no .npz archive")
+            with np.load(path, allow_pickle=False) as archive:
                 keys = [key for key in archive.files if not key.startswith("val_")]
                 return {key: archive[key] for key in keys}
         except zipfile.BadZipFile as error:

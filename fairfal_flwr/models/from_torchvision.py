@@ -80,7 +80,7 @@ def _check(name: str, image_size: tuple[int, int]) -> int:
     known = models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or known[:3]
-        raise ValueError(f"torchvision has no such classifier; near: {', '.join(near)}")
+        raise ValueError(f"is no such classifier; near: {', '.join(near)}")
     num_classes = 2
     height, width = image_size
     images = torch.empty((2, COLORS, height, width), device="meta")

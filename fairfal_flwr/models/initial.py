@@ -1,5 +1,6 @@
 """Starting from a file of weights instead of a random initialization."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def _read(weights: str) -> dict[str, Tensor]:
         problem = error.strerror or str(error)
     except SafetensorError as error:
         problem = str(error)
+    except pickle.UnpicklingError:  # whose words say how to run what is in the file
+        problem = "it holds more than tensors, or is no file of weights"
     except Exception as error:  # PyTorch answers a strange file in many ways
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:

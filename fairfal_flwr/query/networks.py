@@ -1,11 +1,21 @@
-"""Borrowing a network: it is handed back in the modes it was in."""
+"""Borrowing a network, which is handed back in the modes it was in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from fairfal_flwr.query.context import Network
 
-__all__ = ["evaluating"]
+__all__ = ["ELEMENTWISE", "dropout_layers", "evaluating"]
+
+ELEMENTWISE = (nn.Dropout,)
+DROPOUT = (*ELEMENTWISE, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def dropout_layers(network: Network | nn.Module) -> list[nn.Module]:
+    """Return the layers that drop anything."""
+    return [m for m in network.modules() if isinstance(m, DROPOUT) and m.p > 0]
 
 
 @contextmanager

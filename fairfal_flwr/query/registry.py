@@ -41,11 +41,14 @@ class Strategy:
         Names of what it remembers of each sample. A `Watch`, built from the number of
         samples, is fed while the client trains; None is what the strategy itself
         returns in `Selection.memory`.
+    needs_dropout : bool, default False
+        Whether it can only use a network that has dropout layers.
     """
 
     function: SelectFunction
     require: Callable[..., Requirements]
     remembers: Memories = field(default_factory=dict)
+    needs_dropout: bool = False
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -84,6 +87,7 @@ def strategy(
     models: tuple[Model, ...] | Callable[..., tuple[Model, ...]] | None = None,
     needs_imbalance: bool | Callable[..., bool] | None = None,
     remembers: Memories | None = None,
+    needs_dropout: bool = False,
 ) -> Callable[[SelectFunction], SelectFunction]:
     """Register the decorated function as a query strategy.
 
@@ -100,12 +104,14 @@ def strategy(
         it does where that option is an adaptive choice.
     remembers : Mapping[str, callable or None], optional
         What it remembers of each sample; see `Strategy`.
+    needs_dropout : bool, default False
+        Whether it can only use a network that has dropout layers.
     """
 
     def register(function: SelectFunction) -> SelectFunction:
         assert name not in STRATEGIES, f"two strategies are named {name}"
         require = _requirement(models, needs_imbalance)
-        STRATEGIES[name] = Strategy(function, require, remembers or {})
+        STRATEGIES[name] = Strategy(function, require, remembers or {}, needs_dropout)
         return function
 
     return register

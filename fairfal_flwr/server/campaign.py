@@ -29,6 +29,7 @@ from fairfal_flwr.server.counts import (
 )
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
+from fairfal_flwr.server.readiness import check_network
 from fairfal_flwr.server.recorder import Recorder
 from fairfal_flwr.server.replies import (
     check_imbalance_reply,
@@ -71,6 +72,7 @@ class Campaign:
         self.config = config
         checkpoint = find_checkpoint(config)
         self.evaluator = Evaluator(config)
+        check_network(config, self.evaluator.architecture)
         self.clients = Clients(grid, config.federation, self._tell)
         self.federation = Federation(
             config,

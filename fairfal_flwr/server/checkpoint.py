@@ -79,7 +79,7 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
         return None
     folder = resumed_folder(config)
     checkpoint = read_checkpoint(folder)
-    if problems := config.contradictions(checkpoint.config):
+    if problems := config.forbidden_changes(checkpoint.config):
         raise UserError(
             f"Cannot go on with {folder}: {'; '.join(problems)}; allowed to change: "
             f"{', '.join(sorted(CHANGEABLE))}."

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 from math import ceil
 from time import monotonic, sleep
 from typing import NamedTuple, TypeVar
@@ -39,7 +40,7 @@ class Answers(NamedTuple):
     good : dict of int to Message
         The replies that can be used.
     problems : dict of int to str
-        What is wrong with the others, each a sentence that names the client.
+        What is wrong with the others.
     silent : set of int
         Those of the others from whom nothing came.
     """
@@ -93,7 +94,7 @@ class Clients:
             "Meeting the clients",
         )
         if problems:
-            raise UserError("; ".join(problems.values()))
+            raise UserError("; ".join(self._said(problems)))
         statuses = {
             node: StatusReply.from_content(reply.content)
             for node, reply in replies.items()
@@ -149,7 +150,7 @@ class Clients:
                 f"{what}: {len(good)} of {asked} clients answered well, but "
                 f"`annotation.quorum` = {share:g} needs {needed}, also after "
                 f"{self.federation.round_retries} repetitions "
-                f"(`federation.round-retries`); {'; '.join(problems.values())}."
+                f"(`federation.round-retries`); {'; '.join(self._said(problems))}."
             )
         if problems:
             self.notify(EventKind.LEFT_OUT, what=what, clients=self._names(problems))
@@ -247,8 +248,8 @@ class Clients:
             received |= replies
             odd = {n: self._drop(n, why) for n, why in judge(received).items()}
             problems |= odd
-            for problem in problems.values():
-                log.warning("left out of this round: %s", problem)
+            for line in self._said(problems):
+                log.warning("left out of this round: %s", line)
             good = {n: received[n] for n in self._ordered(received) if n not in odd}
             if len(good) >= needed:
                 return list(good.values())
@@ -263,7 +264,9 @@ class Clients:
                     len(good),
                     needed,
                 )
-        raise UserError(_no_quorum(federation, what, len(good), asked, problems))
+        raise UserError(
+            _no_quorum(federation, what, len(good), asked, self._said(problems))
+        )
 
     def send(
         self,
@@ -335,10 +338,17 @@ class Clients:
         }
 
     def _drop(self, node: int, problem: str) -> str:
-        """Tell that a reply is dropped; return the sentence about it."""
+        """Tell that a reply is dropped, and return why."""
         client = self._clients().get(node)
         self.notify(EventKind.REPLY_DROPPED, client=client, reason=problem)
-        return f"{self._name(node)}: {problem}"
+        return problem
+
+    def _said(self, problems: Mapping[int, str]) -> list[str]:
+        """Return each problem once, behind all the nodes that have it."""
+        together: dict[str, list[int]] = {}
+        for node in self._ordered(problems):
+            together.setdefault(problems[node], []).append(node)
+        return [f"{self._list(nodes)}: {why}" for why, nodes in together.items()]
 
     def _ask_patiently(
         self, request: Request, nodes: Iterable[int], check: Check, what: str
@@ -359,8 +369,8 @@ class Clients:
                 check,
                 patient=True,
             )
-            for problem in answers.problems.values():
-                log.warning("%s: %s", what, problem)
+            for line in self._said(answers.problems):
+                log.warning("%s: %s", what, line)
             good |= answers.good
             problems |= answers.problems
             waiting = [n for n in answers.problems if n not in answers.silent]
@@ -368,7 +378,7 @@ class Clients:
                 break
         return good, {n: why for n, why in problems.items() if n not in good}
 
-    def _say_who_is_awaited(self, nodes: Iterable[int], seconds: float) -> None:
+    def _say_who_is_awaited(self, nodes: Collection[int], seconds: float) -> None:
         self.notify(EventKind.WAITING, clients=self._names(nodes), seconds=seconds)
         if seconds >= LOGGED_WAIT:
             log.warning("waiting for %s for %s", self._list(nodes), duration(seconds))
@@ -377,12 +387,17 @@ class Clients:
         """Return the client that each node is, as far as known."""
         return {node: client for client, node in self.nodes.items()}
 
-    def _name(self, node: int) -> str:
-        client = self._clients().get(node)
-        return f"SuperNode {node}" if client is None else f"client {client}"
-
-    def _list(self, nodes: Iterable[int]) -> str:
-        return ", ".join(self._name(node) for node in self._ordered(nodes))
+    def _list(self, nodes: Collection[int]) -> str:
+        """Return what some nodes are called together, such as `clients 0-3, 7`."""
+        clients, known = self._names(nodes), self._clients()
+        strangers = [node for node in nodes if node not in known]
+        words = []
+        if clients:
+            words.append(f"client{'s' * (len(clients) > 1)} {ranges(clients)}")
+        if strangers:
+            more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+            words.append(f"SuperNode {strangers[0]}{more}")
+        return ", ".join(words)
 
     def _ordered(self, nodes: Iterable[int]) -> list[int]:
         """Return nodes in the order of the clients."""
@@ -415,15 +430,28 @@ def _no_quorum(
     what: str,
     answered: int,
     asked: int,
-    problems: Mapping[int, str],
+    problems: Sequence[str],
 ) -> str:
-    reasons = [*problems.values()] or ["the other clients have no label"]
+    reasons = problems or ["the other clients have no label"]
     return (
         f"{what}: {answered} of {asked} clients answered well, but "
         f"`federation.quorum` = {federation.quorum:g} with {federation.strategy} "
         f"needs {quorum(federation, asked)}, also after {federation.round_retries} "
         f"repetitions (`federation.round-retries`); {'; '.join(reasons)}."
     )
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return ascending numbers in words.
+
+    Examples
+    --------
+    >>> ranges([0, 1, 2, 3, 7, 9, 10])
+    '0-3, 7, 9-10'
+    """
+    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [[number for _, number in run] for _, run in runs]
+    return ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in ends)
 
 
 def _size(content: RecordDict) -> int:

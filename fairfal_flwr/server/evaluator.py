@@ -17,7 +17,6 @@ from fairfal_flwr.data import (
     load_test_set,
 )
 from fairfal_flwr.device import resolve_device
-from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import EvaluateReply, Weights, load_weights
 from fairfal_flwr.models import Architecture, measure, on_device, predict
 
@@ -97,7 +96,7 @@ class Evaluator:
     Raises
     ------
     UserError
-        If the images, the network or the device cannot be used, or nobody would test.
+        If the images, the network or the device cannot be used.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -107,11 +106,6 @@ class Evaluator:
         self.images = self.test_set.images.to(self.device)
         self.labels = self.test_set.labels.to(self.device)
         self.rare_classes = rarest_third(counts)
-        if not len(self.labels) and not config.federation.fraction_evaluate:
-            raise UserError(
-                "`data.server-test` is false and `federation.fraction-evaluate` is 0, "
-                "so nobody would test the model; set the latter to 1."
-            )
         self.architecture = Architecture.for_images(
             config.model.name,
             config.model.weights,

@@ -1,7 +1,7 @@
 """Messages to nodes and their replies, over nodes that come and go."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from time import monotonic, sleep
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -28,7 +28,7 @@ def exchange(
     grid: Grid,
     messages: Sequence[Message],
     timeout: float,
-    say_who_is_awaited: Callable[[Iterable[int], float], None] = lambda *_: None,
+    say_who_is_awaited: Callable[[Collection[int], float], None] = lambda *_: None,
     *,
     patient: bool = False,
 ) -> tuple[dict[int, Message], dict[int, str]]:

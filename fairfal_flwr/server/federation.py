@@ -30,7 +30,6 @@ from fairfal_flwr.messages import (
 from fairfal_flwr.server.clients import Clients, Judge
 from fairfal_flwr.server.norms import excess, norm
 from fairfal_flwr.server.privacy import (
-    adds_noise,
     clipping_norm,
     expect_replies,
     keep_variances_positive,
@@ -254,7 +253,7 @@ class Federation:
         old = {name: array.numpy() for name, array in sent.items()}
         self._moved = {}
         most = self.config.federation.max_update_norm
-        adds_server_noise = adds_noise(self.config.privacy)
+        adds_server_noise = self.config.privacy.adds_noise
 
         def judge(replies: Mapping[int, Message]) -> dict[int, str]:
             for node in replies.keys() - self._moved.keys():
@@ -306,7 +305,7 @@ class Federation:
     ) -> tuple[ArrayRecord, float]:
         replies = list(replies)
         expect_replies(self._strategy, len(replies))
-        if adds_noise(self.config.privacy):
+        if self.config.privacy.adds_noise:
             weigh_equally(replies)
         aggregate, metrics = self._strategy.aggregate_train(server_round, replies)
         assert aggregate is not None

@@ -22,14 +22,11 @@ from flwr.serverapp.strategy.dp_adaptive_clipping import (
 )
 
 from fairfal_flwr.config import PrivacyConfig, RunConfig
-from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import METRICS, Weights
 from fairfal_flwr.server.accounting import gaussian_epsilon
-from fairfal_flwr.server.sampling import round_size
 
 __all__ = [
     "EQUAL_WEIGHT",
-    "adds_noise",
     "clipping_norm",
     "expect_replies",
     "keep_variances_positive",
@@ -93,24 +90,11 @@ AdaptiveClipping = _ServerAdaptive | _ClientAdaptive
 Wrapper = FixedClipping | AdaptiveClipping
 
 
-def adds_noise(config: PrivacyConfig) -> bool:
-    """Tell whether the server adds the noise, to a mean with equal weights."""
-    return config.mechanism not in ("none", "local")
-
-
 def make_private(strategy: Strategy, config: RunConfig) -> Strategy:
-    """Return the strategy inside Flower's wrapper of `privacy.mechanism`.
-
-    Raises
-    ------
-    UserError
-        If strategy and mechanism do not go together.
-    """
-    privacy = config.privacy
-    _refuse_unsound_pairs(config)
-    if not adds_noise(privacy):
+    """Return the strategy inside Flower's wrapper of `privacy.mechanism`."""
+    privacy, asked = config.privacy, config.clients_in_round
+    if not privacy.adds_noise:
         return strategy
-    asked = round_size(config.federation.fraction_train, config.num_clients)
     if privacy.mechanism.endswith("fixed"):
         return _fixed(strategy, config, asked)
     return _adaptive(strategy, privacy, asked)
@@ -259,13 +243,6 @@ def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strateg
         "server-adaptive": _ServerAdaptive,
         "client-adaptive": _ClientAdaptive,
     }
-    stddev = privacy.clipped_count_stddev or asked / 20
-    if privacy.noise_multiplier >= 2 * stddev:
-        raise UserError(
-            f"`privacy.noise-multiplier` is {privacy.noise_multiplier}; allowed with "
-            f"{privacy.mechanism} and {asked} clients in a round: < {2 * stddev:g}, "
-            "twice `privacy.clipped-count-stddev`."
-        )
     return wrappers[privacy.mechanism](
         strategy,
         privacy.noise_multiplier,
@@ -275,17 +252,3 @@ def _adaptive(strategy: Strategy, privacy: PrivacyConfig, asked: int) -> Strateg
         clip_norm_lr=privacy.clip_norm_lr,
         clipped_count_stddev=privacy.clipped_count_stddev or None,
     )
-
-
-def _refuse_unsound_pairs(config: RunConfig) -> None:
-    name, mechanism = config.federation.strategy, config.privacy.mechanism
-    if adds_noise(config.privacy) and name not in ("fedavg", "fedprox"):
-        raise UserError(
-            f"`federation.strategy` is {name}, but the noise of `privacy.mechanism` "
-            f"{mechanism} is made for a mean; allowed with it: fedavg, fedprox."
-        )
-    if mechanism == "local" and name == "scaffold":
-        raise UserError(
-            "`federation.strategy` is scaffold, whose control variates "
-            "`privacy.mechanism` local would leave unprotected; allowed: all others."
-        )

@@ -10,20 +10,10 @@ from typing import cast
 
 from flwr.serverapp import Grid
 
+from fairfal_flwr.config.federation import round_size
 from fairfal_flwr.randomness import numpy_generator
 
-__all__ = ["draw_clients", "grid_of", "round_size"]
-
-
-def round_size(fraction: float, num_clients: int) -> int:
-    """Return how many of the clients a round asks, at least 1.
-
-    Examples
-    --------
-    >>> round_size(0.5, 5), round_size(0.01, 5)
-    (2, 1)
-    """
-    return max(1, round(fraction * num_clients))
+__all__ = ["draw_clients", "grid_of"]
 
 
 def draw_clients(

@@ -16,10 +16,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fairfal_flwr.config import FederationConfig, RunConfig
 from fairfal_flwr.config.federation import AGGREGATIONS
-from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import ARRAYS
-from fairfal_flwr.server.privacy import EQUAL_WEIGHT, adds_noise
-from fairfal_flwr.server.sampling import round_size
+from fairfal_flwr.server.privacy import EQUAL_WEIGHT
 from fairfal_flwr.server.scaffold import Scaffold
 
 __all__ = ["make_strategy", "quorum"]
@@ -80,13 +78,7 @@ def make_strategy(
         Entries of the state dict that have no gradient (`Evaluator.buffers`).
     client_of : callable
         From Flower's node id to the client's index.
-
-    Raises
-    ------
-    UserError
-        If it cannot work with so few clients.
     """
-    _refuse_too_few_clients(config)
     federation = config.federation
     keywords: dict[str, Any] = {
         name: getattr(federation, name)
@@ -97,7 +89,7 @@ def make_strategy(
     keywords |= dict.fromkeys(
         ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1
     )
-    if adds_noise(config.privacy):
+    if config.privacy.adds_noise:
         keywords["weighted_by_key"] = EQUAL_WEIGHT
     build = _class_of(federation.strategy)
     if build is Scaffold:
@@ -137,23 +129,3 @@ def _class_of(name: str) -> type[FedAvg]:
     if not entry.parameters_only:
         return found
     return type(entry.flower, (_OptimizesParametersOnly, found), {})
-
-
-def _refuse_too_few_clients(config: RunConfig) -> None:
-    federation = config.federation
-    name, hostile = federation.strategy, federation.num_malicious_nodes
-    asked = round_size(federation.fraction_train, config.num_clients)
-    least = AGGREGATIONS[name].least_replies(hostile)
-    if asked < least:
-        raise UserError(
-            f"`federation.strategy` is {name}, which needs {least} clients in a round "
-            f"to withstand {hostile} hostile ones (`federation.num-malicious-nodes`), "
-            f"found {asked} of {config.num_clients}; raise `num-clients` or "
-            "`federation.fraction-train`."
-        )
-    selected = federation.num_nodes_to_select
-    if name == "multikrum" and selected > asked - hostile:
-        raise UserError(
-            f"`federation.num-nodes-to-select` is {selected}; allowed: 1 to "
-            f"{asked - hostile}, the round's clients less the hostile ones."
-        )

@@ -11,7 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from mistakes import make_home, write_image, write_images
+from PIL import Image
 from typer.testing import CliRunner
 
 from fairfal_flwr.command import cli, doctor
@@ -82,18 +85,20 @@ def findings(tmp_path, **options):
 
 
 def test_a_good_host_passes_every_check(tmp_path, credentials, tls):
-    (tmp_path / "image.png").write_bytes(b"x")
+    write_images(tmp_path / "site", ("train", "test"))
     found = findings(
         tmp_path,
         superlink=f"localhost:{tls}",
         root_certificates=credentials / "certificates" / "ca.crt",
         key=credentials / "keys" / "lisbon" / "supernode.key",
-        data_path=tmp_path,
+        data_path=tmp_path / "site",
     )
     assert {f.verdict for f in found.values()} <= {"ok", "note"}
-    assert list(found)[-6:] == [
+    assert list(found)[-8:] == [
+        "memory",
         "state dir",
-        "data",
+        "disk",
+        "images",
         "node key",
         "SuperLink",
         "certificate",
@@ -108,8 +113,11 @@ def test_what_fails_is_counted_and_the_exit_status_tells(tmp_path):
     result = CliRunner().invoke(cli.app, ["doctor", *options])
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    assert f"FAIL  data          {tmp_path / 'none'} does not exist" in lines
-    assert "                    -> Mount or name it." in lines
+    assert (
+        f"FAIL  images        `data-path` is '{tmp_path / 'none'}', but there is no "
+        f"folder '{tmp_path / 'none'}'."
+    ) in lines
+    assert "                    -> No run can use them as they are." in lines
     assert result.stderr == "fairfal: 1 of the checks failed.\n"
 
 
@@ -216,25 +224,84 @@ def test_the_policy_is_read_as_the_client_reads_it(tmp_path, monkeypatch):
     assert all(finding.subject != "policy" for finding in doctor.examine(Host()))
 
 
-def test_an_empty_data_folder_fails(tmp_path):
-    (tmp_path / "a").mkdir()
-    assert "is empty" in doctor._data(tmp_path / "a").found
+# Images
+
+
+def images_of(path, *overrides):
+    return doctor._images(path, overrides)
+
+
+@pytest.mark.parametrize("name", ["site", "site.npz"])
+def test_images_are_described_as_the_run_will_read_them(tmp_path, name):
+    write_images(tmp_path / "site", ("train", "test"))
+    pixels = np.zeros((5, 16, 16), np.uint8)
+    labels = np.array([0, 0, 1, 1, 1])
+    arrays = {f"{part}_images": pixels for part in ("train", "test")}
+    arrays |= {f"{part}_labels": labels for part in ("train", "test")}
+    np.savez(tmp_path / "site.npz", **arrays)
+    finding = images_of(tmp_path / name)
+    assert finding.verdict == "ok"
+    assert finding.found == f"{tmp_path / name}: " + (
+        "8 images 16x16 grey, 8 to test on; 2 classes: cat 4, dog 4"
+        if name == "site"
+        else "5 images 16x16 grey, 5 to test on; 2 classes: 0 2, 1 3"
+    )
+
+
+def test_unlabeled_images_need_the_names_that_the_run_gives(tmp_path):
+    write_image(tmp_path / "1.png")
+    assert "`data.class-names`" in images_of(tmp_path).found
+    finding = images_of(tmp_path, "data.class-names=cat,dog data.image-size=32")
+    assert finding.found == (
+        f"{tmp_path}: 1 images 32x32 grey; not labeled; classes cat, dog"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("cut", "cat/2.png' cannot be read: it is no image"),
+        ("two-sizes", "0.png' is 16x16 and "),
+        ("empty-class", "dog' holds no image; fill or remove it"),
+        ("grey-and-color", "`data.channels`"),
+        ("stray", "note.txt' lies beside class folders"),
+        ("empty", "holds no image"),
+        ("images.npz", "it is no .npz archive"),
+    ],
+)
+def test_what_every_run_would_refuse_fails(tmp_path, name, found):
+    make_home(tmp_path)
+    write_images(tmp_path / "grey-and-color", ("train",))
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "grey-and-color/train/cat/3.png")
+    write_images(tmp_path / "stray", ("train",))
+    (tmp_path / "stray/train/note.txt").write_text("mind the cats")
+    finding = images_of(tmp_path / name)
+    assert finding.verdict == "FAIL"
+    assert found in finding.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "image.png").touch(mode=0o000)
-    finding = doctor._data(tmp_path)
-    assert "image.png: Permission denied" in finding.found
-    assert "chmod" in finding.advice
+    write_images(tmp_path, ("train",))
+    (tmp_path / "train/cat/1.png").chmod(0o000)
+    assert "1.png' cannot be read: Permission denied" in images_of(tmp_path).found
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    def scandir(place):
-        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+# Room
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert f"{tmp_path}: Permission denied" in doctor._data(tmp_path).found
+
+@pytest.mark.parametrize(("gibibytes", "verdict"), [(1, "note"), (9, "ok")])
+def test_little_room_is_a_note(tmp_path, monkeypatch, gibibytes, verdict):
+    free = SimpleNamespace(free=gibibytes * doctor.GIBIBYTE)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    finding = doctor._disk(tmp_path / "not/there/yet")
+    assert (finding.verdict, finding.found) == (
+        verdict,
+        f"{gibibytes}.0 GiB free at {tmp_path}",
+    )
+    pages = {"SC_AVPHYS_PAGES": gibibytes << 18, "SC_PAGE_SIZE": 1 << 12}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert doctor._memory().verdict == verdict
 
 
 # The key
@@ -332,6 +399,15 @@ def test_a_superlink_without_tls_is_told(tmp_path, serve, credentials):
     )["certificate"]
     assert finding.verdict == "FAIL"
     assert "--insecure" in finding.advice
+
+
+def test_a_superlink_with_tls_is_told_from_none(tmp_path, tls):
+    found = findings(tmp_path, superlink=f"localhost:{tls}", insecure=True)["clock"]
+    assert found.verdict == "FAIL"
+    assert found.found == (
+        f"localhost:{tls} speaks TLS, so it does not answer plain HTTP"
+    )
+    assert found.advice == "Leave out --insecure."
 
 
 def test_plain_text_is_noted(tmp_path, serve):

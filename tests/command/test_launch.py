@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fairfal_flwr import __version__
 from fairfal_flwr.command import cli, launch
+from fairfal_flwr.command.run_config import merge_run_config
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.runs.lock import hold, release
 from fairfal_flwr.runs.rows import CycleRow, entry_of
@@ -47,7 +48,7 @@ def fairfal(*arguments: object):
 
 
 def test_without_overrides_the_run_config_is_the_apps_own(app):
-    assert launch.merge_run_config(app) == {
+    assert merge_run_config(app) == {
         "seed": 0,
         "num-clients": 2,
         "output-dir": "",
@@ -60,7 +61,7 @@ def test_without_overrides_the_run_config_is_the_apps_own(app):
 def test_files_and_pairs_mix_and_the_later_wins(app, tmp_path):
     preset = tmp_path / "preset.toml"
     preset.write_text("seed = 5\nnum-clients = 9\n[federation]\nround-timeout = 1.5\n")
-    merged = launch.merge_run_config(
+    merged = merge_run_config(
         app, ["seed=1 output-dir='a b'", str(preset), "num-clients=4 seed=7"]
     )
     assert merged == {
@@ -77,7 +78,7 @@ def test_files_and_pairs_mix_and_the_later_wins(app, tmp_path):
     ("override", "message"),
     [
         ("seed", "Cannot read the run config `seed`"),
-        ("query.strategy=random", "text in quotes"),
+        ("query.strategy random", "text with blanks in quotes"),
         ("missing.toml", "missing.toml: No such file"),
         ('query.strategy="random" seed 1', ": `seed` is no pair"),
         ("seed=1 num-clients", ": `num-clients` is no pair"),
@@ -87,7 +88,28 @@ def test_files_and_pairs_mix_and_the_later_wins(app, tmp_path):
 )
 def test_an_unreadable_override_is_named(app, override, message):
     with pytest.raises(UserError, match=message):
-        launch.merge_run_config(app, [override])
+        merge_run_config(app, [override])
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("output-dir=here", "here"),
+        ("output-dir=2024", "2024"),
+        ("output-dir='a b'", "a b"),
+        ("output-dir=True", "True"),
+        ("seed=7", 7),
+        ("seed=True", True),
+        ("seed=false", False),
+        ("seed=seven", "seven"),  # which the config refuses
+        ("federation.round-timeout=1e3", 1000.0),
+        ("other.key=word", "word"),
+    ],
+)
+def test_a_word_is_text_where_text_is_meant(app, pair, value):
+    merged = merge_run_config(app, [pair])
+    found = merged[pair.partition("=")[0]]
+    assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize("content", ["seed = ", "seed = [1]"])
@@ -95,12 +117,12 @@ def test_an_unreadable_file_is_named(app, tmp_path, content):
     file = tmp_path / "bad.toml"
     file.write_text(content)
     with pytest.raises(UserError, match=r"bad\.toml"):
-        launch.merge_run_config(app, [str(file)])
+        merge_run_config(app, [str(file)])
 
 
 def test_a_folder_without_an_app_is_named(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path)):
-        launch.merge_run_config(tmp_path)
+        merge_run_config(tmp_path)
 
 
 # The command line
@@ -140,6 +162,7 @@ def test_a_folder_in_the_run_config_is_seen_from_the_callers(monkeypatch, tmp_pa
     ("gpus", "actors", "share"), [(0, 2, 0.0), (1, 3, 0.3333), (1, 2, 0.5), (4, 2, 1.0)]
 )
 def test_the_actors_share_the_gpus(monkeypatch, gpus, actors, share):
+    monkeypatch.setattr(cli, "_may_have_gpu", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert cli._gpu_share("auto", actors) == share

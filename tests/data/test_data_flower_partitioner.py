@@ -115,18 +115,31 @@ def test_sizes_and_classes_are_what_the_names_promise():
         assert len(np.unique(labels[part])) == 3
 
 
+def test_more_classes_than_there_are_name_their_key():
+    line = r"^`data.classes-per-client` is 11; allowed: 1 to 10, the number of classes"
+    with pytest.raises(UserError, match=line):
+        deal("pathological", np.arange(30) % 10, 2, classes_per_client=11)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_more_clients_than_images_name_their_key(name):
+    line = r"^`num-clients` is 31; allowed: 1 to 30, the number of training images"
+    with pytest.raises(UserError, match=line):
+        deal(name, np.arange(30) % 10, 31)
+
+
 def test_a_deal_that_a_partitioner_cannot_make_is_one_line():
     with pytest.raises(
         UserError,
-        match=r"^`data.partitioner` is 'pathological', which cannot deal 30 images to "
+        match=r"^`data.partitioner` is 'shard', which cannot deal 30 images to "
         r"2 clients: .*\.$",
     ):
-        deal("pathological", np.arange(30) % 10, 2, classes_per_client=50)
+        deal("shard", np.arange(30) % 10, 2, classes_per_client=50)
 
 
-@pytest.mark.parametrize("name", ["iid", "linear", "exponential", "dirichlet"])
+@pytest.mark.parametrize("name", ["linear", "exponential", "dirichlet"])
 def test_a_client_without_images_is_an_error(name):
-    partition = PartitionSpec(num_clients=1500, partitioner=name)
+    partition = PartitionSpec(num_clients=1400, partitioner=name)
     with pytest.raises(UserError, match=rf"^`data.partitioner` is '{name}'"):
         load_shard(DIGITS, partition, 0)
 

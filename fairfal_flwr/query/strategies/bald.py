@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from fairfal_flwr.query.context import Network, QueryContext, Selection
 from fairfal_flwr.query.measures import entropies
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
-from fairfal_flwr.query.networks import evaluating
+from fairfal_flwr.query.networks import ELEMENTWISE, dropout_layers, evaluating
 from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
 from fairfal_flwr.query.selection import take_top
@@ -22,11 +22,9 @@ from fairfal_flwr.query.selection import take_top
 __all__ = ["bald", "mutual_information"]
 
 BATCH_SIZE = 512
-ELEMENTWISE = (nn.Dropout,)
-CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-@strategy("bald")
+@strategy("bald", needs_dropout=True)
 def bald(
     context: QueryContext,
     budget: int,
@@ -104,11 +102,7 @@ def dropping(network: Network, generator: Generator) -> Iterator[None]:
     Hooks draw the masks from the generator, so that neither torch's global random
     state nor the device matters; they are gone afterwards.
     """
-    layers = [
-        module
-        for module in network.modules()
-        if isinstance(module, ELEMENTWISE + CHANNELWISE) and module.p > 0
-    ]
+    layers = dropout_layers(network)
     if not layers:
         raise ValueError(
             "BALD needs a network with dropout: this one has no layer to drop from."
@@ -125,7 +119,7 @@ def _drop_with(generator: Generator) -> Callable[[nn.Module, Any, Tensor], Tenso
     def drop(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         assert isinstance(layer.p, float)
         shape = output.shape
-        if isinstance(layer, CHANNELWISE):
+        if not isinstance(layer, ELEMENTWISE):
             shape = shape[:2] + (1,) * (output.ndim - 2)
         kept = torch.rand(shape, generator=generator) >= layer.p
         return output * kept.to(output) / max(1 - layer.p, 1e-12)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fairfal_flwr.device import keep_freed_memory
+from fairfal_flwr.malloc import keep_freed_memory
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""The run config that a run of an app would get, read without Flower or PyTorch.
+
+Both take seconds to import, and most mistakes are in what is typed here.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairfal_flwr.config import RunConfig, Scalar
+from fairfal_flwr.errors import UserError
+
+__all__ = ["Layer", "layers", "merge_run_config", "read_overrides"]
+
+
+class Layer(NamedTuple):
+    """Values by dotted key, and where they are from."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+_PROJECT = "pyproject.toml"
+_PAIR = re.compile(r"""([^\s=]+)=('[^']*'|"[^"]*"|\S+)""")
+_TEXTS = RunConfig().to_flat()
+_BOOLEANS = {"True": True, "False": False}
+
+
+def merge_run_config(
+    app: Path,
+    overrides: Iterable[str] = (),
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the run config that a run of an app would get.
+
+    Parameters
+    ----------
+    app : Path
+        The app's folder, with its ``pyproject.toml``.
+    overrides : Iterable[str]
+        Each a TOML file's path or key-value pairs; the later wins. Beyond Flower's
+        syntax, text needs no quotes where the app's own value is text, and Python's
+        words for true and false do.
+    before : Mapping[str, Any], optional
+        Values by dotted key, between the app's own and the overrides.
+
+    Returns
+    -------
+    dict[str, Any]
+        Values by dotted key.
+
+    Raises
+    ------
+    UserError
+        If the app or an override cannot be read.
+    """
+    first, *rest = layers(app, overrides)
+    config = {**first.values, **(before or {})}
+    for layer in rest:
+        config |= layer.values
+    return config
+
+
+def layers(app: Path, overrides: Iterable[str] = ()) -> list[Layer]:
+    """Return where values come from, the app's own first; see `merge_run_config`."""
+    own = _own_values(app)
+    return [Layer(str(app / _PROJECT), own), *(_layer(text, own) for text in overrides)]
+
+
+def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what overrides say, without an app whose values they override.
+
+    Raises
+    ------
+    UserError
+        If one cannot be read.
+    """
+    read = [_layer(text, _TEXTS).values for text in overrides]
+    return {key: value for values in read for key, value in values.items()}
+
+
+def _layer(text: str, own: Mapping[str, Any]) -> Layer:
+    if text.endswith(".toml") and not _PAIR.fullmatch(text):
+        return Layer(text, _flat(_read_toml(Path(text).expanduser()), text))
+    return Layer("-c", dict(_read_overrides(text, own)))
+
+
+def _own_values(app: Path) -> dict[str, Any]:
+    """Return the app's own values."""
+    file = app / _PROJECT
+    if not file.is_file():
+        raise UserError(f"{app} is no folder of a Flower app: it has no {_PROJECT}.")
+    match _read_toml(file):
+        case {"tool": {"flwr": {"app": {"config": dict(values)}}}}:
+            return _flat(values, str(file))
+        case {"tool": {"flwr": {"app": {}}}}:
+            return {}
+    raise UserError(f"{file} is of no Flower app: it has no [tool.flwr.app].")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise UserError(f"Cannot read {file}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {file}: {error}.") from None
+
+
+def _flat(values: Mapping[str, Any], place: str, prefix: str = "") -> dict[str, Any]:
+    """Return nested tables by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            flat |= _flat(value, place, f"{key}.")
+        elif isinstance(value, Scalar):
+            flat[key] = value
+        else:
+            raise UserError(
+                f"{place}: `{key}` is {value!r}; allowed: number, text, true or false."
+            )
+    return flat
+
+
+def _read_overrides(text: str, own: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    pairs = _PAIR.findall(text)
+    left_over = _PAIR.sub(" ", text).split()
+    if left_over or not pairs:
+        word = f": `{left_over[0]}` is no pair" if left_over else ""
+        raise UserError(
+            f"Cannot read the run config `{text}`{word}: write key=value pairs, such "
+            "as 'seed=1 query.strategy=random', text with blanks in quotes, or name a "
+            ".toml file."
+        )
+    for key, word in pairs:
+        yield key, _value(word, isinstance(own.get(key), str))
+
+
+def _value(word: str, text_is_meant: bool) -> Any:
+    """Return what a word on the command line stands for."""
+    try:
+        value = tomllib.loads(f"value = {word}")["value"]
+    except tomllib.TOMLDecodeError:
+        return word if text_is_meant else _BOOLEANS.get(word, word)
+    is_as_meant = isinstance(value, str if text_is_meant else Scalar)
+    return value if is_as_meant else word

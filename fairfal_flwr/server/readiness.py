@@ -1,0 +1,69 @@
+"""What this host can tell against a run before anything starts."""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from fairfal_flwr.config import RunConfig
+from fairfal_flwr.data import partition_rows
+from fairfal_flwr.errors import UserError
+from fairfal_flwr.models import Architecture
+from fairfal_flwr.paths import output_root, state_root
+from fairfal_flwr.query.networks import dropout_layers
+from fairfal_flwr.query.registry import resolve
+from fairfal_flwr.server.checkpoint import find_checkpoint
+from fairfal_flwr.server.evaluator import Evaluator
+
+__all__ = ["check_network", "check_ready"]
+
+
+def check_ready(config: RunConfig) -> None:
+    """Raise for what stands against a simulated run, whose clients are all here.
+
+    Nothing is written, and nobody is asked.
+
+    Raises
+    ------
+    UserError
+        If the run cannot be gone on with, the images cannot be read or dealt, network,
+        weights or device cannot be used, or a folder cannot be written.
+    """
+    find_checkpoint(config)
+    evaluator = Evaluator(config)
+    if evaluator.test_set.num_classes < 2:
+        place = config.image_spec().place
+        raise UserError(f"{place}, whose images are all of one class; two are needed.")
+    check_network(config, evaluator.architecture)
+    _check_can_write("output-dir", output_root(config.output_dir))
+    _check_can_write("state-dir", state_root(config.state_dir))
+    if config.data.server_test:
+        partition_rows(config.image_spec(), config.partition_spec())
+
+
+def check_network(config: RunConfig, architecture: Architecture) -> None:
+    """Raise if the query strategy cannot work with the network.
+
+    Raises
+    ------
+    UserError
+        If the strategy needs dropout and the network has none.
+    """
+    name = config.query.strategy
+    if not resolve(name).needs_dropout:
+        return
+    network: nn.Module = architecture.build(seed=0)
+    if not dropout_layers(network):
+        raise UserError(
+            f"`query.strategy` is {name}, which needs a network with dropout, but "
+            f"`model.name` is {config.model.name}; one that has it is "
+            "torchvision:efficientnet_b0."
+        )
+
+
+def _check_can_write(key: str, folder: Path) -> None:
+    """Raise if a folder cannot be written, or made where it is not there."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "is no folder" if not there.is_dir() else "cannot be written"
+        raise UserError(f"`{key}` is {str(folder)!r}, but {there} {what}.")
