@@ -122,6 +122,23 @@ def _app_folder(words: list[str]) -> Path:
     return Path(words[0])
 
 
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Where; it must not be there yet.")],
+) -> None:
+    """Write a copy of the app that can be edited: files, config, presets, package.
+
+    Example: fairfal new trial && cd trial && fairfal run
+    """
+    from fairfal_flwr.command.packaged import write_app
+
+    try:
+        write_app(folder)
+    except UserError as error:
+        fail(str(error), 2)
+    typer.echo(f"written: {folder}; next: cd {folder} && fairfal run")
+
+
 @dataclass
 class _Asked:
     """What `fairfal run` was asked to do, and where the run's files are, once known."""
@@ -282,14 +299,14 @@ def partition(
     Nothing is trained and nobody is connected.
     """
     try:
-        _partition(folder.resolve(), run_config or [], output.absolute())
+        _partition(folder, run_config or [], output.absolute())
     except UserError as error:
         fail(str(error), 2)
 
 
 def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     """Deal the images and draw the table."""
-    from fairfal_flwr.command.run_config import merge_run_config
+    from fairfal_flwr.command.run_config import find_app, merge_run_config
     from fairfal_flwr.config import RunConfig
     from fairfal_flwr.console import show_log
     from fairfal_flwr.data import partition_table
@@ -298,7 +315,7 @@ def _partition(folder: Path, overrides: list[str], output: Path) -> None:
 
     show_log()
     check_ending(output)
-    config = RunConfig.from_flat(merge_run_config(folder, overrides))
+    config = RunConfig.from_flat(merge_run_config(find_app(folder), overrides))
     counts, names = partition_table(config.image_spec(), config.partition_spec())
     data = config.data
     title = f"{data.name}: {data.partitioner}, alpha {data.alpha:g}, "
@@ -366,9 +383,10 @@ def doctor(
 
 def _run(asked: _Asked) -> str | None:
     """Run the app; return why it did not complete, or None."""
+    from fairfal_flwr.command.run_config import find_app
     from fairfal_flwr.config import RunConfig
 
-    folder = asked.app.resolve()
+    folder = find_app(asked.app)
     sys.path.append(str(folder))  # `query.strategy` may name a module in the app
     values = _values(asked, folder)
     config = RunConfig.from_flat(values)
@@ -379,8 +397,10 @@ def _run(asked: _Asked) -> str | None:
     typer.echo(_beginning(config, at_once))
     # Flower takes seconds to import; a mistake is answered without.
     from fairfal_flwr.command.launch import build_bundle, is_noise, run_app
+    from fairfal_flwr.command.packaged import with_package
 
-    bundle = build_bundle(folder)
+    with with_package(folder) as whole:
+        bundle = build_bundle(whole)
     _check_travels(config.query.strategy, folder, bundle)
 
     pages = [_page] if config.annotation.by == "person" else []

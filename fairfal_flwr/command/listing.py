@@ -70,11 +70,11 @@ def config(
 
     Example: fairfal config -c configs/fmnist-quick.toml -c seed=1 > mine.toml
     """
-    from fairfal_flwr.command.run_config import layers
+    from fairfal_flwr.command.run_config import find_app, layers
     from fairfal_flwr.config import RunConfig
 
     try:
-        stack = layers(folder, run_config or [])
+        stack = layers(find_app(folder), run_config or [])
         merged = {key: value for layer in stack for key, value in layer.values.items()}
         flat = RunConfig.from_flat(merged).to_flat()
     except UserError as error:

@@ -9,10 +9,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fairfal_flwr.command.packaged import HOME
 from fairfal_flwr.config import RunConfig, Scalar
 from fairfal_flwr.errors import UserError
 
-__all__ = ["Layer", "layers", "merge_run_config", "read_overrides"]
+__all__ = ["Layer", "find_app", "layers", "merge_run_config", "read_overrides"]
+
+
+def find_app(folder: Path) -> Path:
+    """Return the folder of an app: the one named, the one here, or the packaged one.
+
+    Raises
+    ------
+    UserError
+        If the one named is none.
+    """
+    if folder == Path() and not _has_app(folder):
+        return HOME
+    return folder.resolve()
+
+
+def _has_app(folder: Path) -> bool:
+    file = folder / _PROJECT
+    return file.is_file() and "app" in _read_toml(file).get("tool", {}).get("flwr", {})
 
 
 class Layer(NamedTuple):
@@ -38,7 +57,7 @@ def merge_run_config(
     Parameters
     ----------
     app : Path
-        The app's folder, with its ``pyproject.toml``.
+        The app's folder, with its ``pyproject.toml``; see `find_app`.
     overrides : Iterable[str]
         Each a TOML file's path or key-value pairs; the later wins. Beyond Flower's
         syntax, text needs no quotes where the app's own value is text, and Python's
@@ -69,6 +88,12 @@ def layers(app: Path, overrides: Iterable[str] = ()) -> list[Layer]:
     return [Layer(str(app / _PROJECT), own), *(_layer(text, own) for text in overrides)]
 
 
+def _find_file(text: str) -> Path:
+    """Return a file, of the presets that came with the package where there is none."""
+    file = Path(text).expanduser()
+    return file if file.exists() or not (HOME / text).is_file() else HOME / text
+
+
 def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """Return what overrides say, without an app whose values they override.
 
@@ -83,7 +108,7 @@ def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 def _layer(text: str, own: Mapping[str, Any]) -> Layer:
     if text.endswith(".toml") and not _PAIR.fullmatch(text):
-        return Layer(text, _flat(_read_toml(Path(text).expanduser()), text))
+        return Layer(text, _flat(_read_toml(_find_file(text)), text))
     return Layer("-c", dict(_read_overrides(text, own)))
 
 
