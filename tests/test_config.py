@@ -170,6 +170,29 @@ def test_a_key_that_the_choices_take_is_accepted(values):
     assert RunConfig.keep_taken(values) == values
 
 
+OWN_OPTIONS = {"query.strategy": OWN, "query.options": "model='local'"}
+
+
+def test_options_of_ones_own_strategy_are_pairs_in_one_key():
+    assert RunConfig.from_flat(OWN_OPTIONS).strategy_options(OWN) == {"model": "local"}
+    assert RunConfig.from_flat(OWN_OPTIONS).strategy_options("random") == {}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text", "line"),
+    [
+        (OWN, "radius=2", r"Unknown options \['radius'\]; known: \['model'\]"),
+        (OWN, "model=best", r"Expected model: global, local; got 'best'"),
+        (OWN, "model", r"'model' is no pair; allowed: such as 'radius=0.5'"),
+        ("bald", "num-passes=3", r"allowed with .* 'bald': the section \[bald\]"),
+    ],
+)
+def test_options_that_it_does_not_take_are_refused(strategy, text, line):
+    values = {"query.strategy": strategy, "query.options": text}
+    with pytest.raises(UserError, match=rf"`query.options` is .*{line}"):
+        RunConfig.from_flat(values)
+
+
 def test_every_rule_is_about_a_section_or_a_key():
     keys = RunConfig().to_flat()
     sections = {key.rpartition(".")[0] for key in keys} | set(STRATEGIES)

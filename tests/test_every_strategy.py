@@ -196,7 +196,7 @@ def test_a_strategy_of_ones_own_that_fails_is_one_line(toy, tmp_path, monkeypatc
     (tmp_path / "failing_ideas.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        UserError, match=r"'failing_ideas:f'; AttributeError: .*no_such"
+        UserError, match=r"AttributeError: .*no_such.* \(failing_ideas\.py, line 2\)"
     ):
         run_campaign(RunConfig.keep_taken(toy | {"query.strategy": "failing_ideas:f"}))
 

@@ -52,7 +52,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fairfal_flwr.client import mods
-from fairfal_flwr.command import launch
+from fairfal_flwr.command.run_config import merge_run_config
 from fairfal_flwr.server.replies import NORM_BIT
 
 FLOWER = Path(flwr.__file__).parent
@@ -294,20 +294,15 @@ def test_flower_logs_as_flwr():
 # `fairfal run`: fairfal_flwr/command/launch.py, fairfal_flwr/command/simulate.py
 
 
-def test_run_configs_are_read_as_flower_reads_them():
-    """`launch` merges run configs with functions of `flwr.common.config`."""
-    flat = {"seed": 1, "data.alpha": 0.5}
-    assert flower_config.flatten_dict({"seed": 1, "data": {"alpha": 0.5}}) == flat
-    assert flower_config.parse_config_args(["seed=1 data.alpha=0.5"]) == flat
+@pytest.mark.parametrize(
+    "text", ["seed=1 data.alpha=0.5", "data.name='npz' train.horizontal-flip=true"]
+)
+def test_what_flower_reads_is_read_alike(text):
+    """`command.run_config` reads without Flower, for speed, and takes more."""
     app = Path(__file__).parents[1]
-    assert "config" in flower_config.get_project_config(app)["tool"]["flwr"]["app"]
-
-
-def test_words_that_are_no_pairs_are_still_dropped():
-    """`launch._read_override` refuses what Flower would not notice."""
-    text = 'query.strategy="random" seed 1'
-    assert flower_config.parse_config_args([text]) == {"query.strategy": "random"}
-    assert launch._PAIR.pattern in source("flwr.common.config")
+    own = flower_config.get_project_config(app)["tool"]["flwr"]["app"]["config"]
+    theirs = flower_config.flatten_dict(own) | flower_config.parse_config_args([text])
+    assert merge_run_config(app, [text]) == theirs
 
 
 def test_an_app_is_checked_and_bundled_by_these_functions():

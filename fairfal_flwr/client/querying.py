@@ -5,7 +5,9 @@ Nothing here holds the annotator or any label of the pool, so neither can a stra
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import SelectRequest
 from fairfal_flwr.models import Classifier
+from fairfal_flwr.paths import CODE
 from fairfal_flwr.query import Outputs, QueryContext, Selection, select
 from fairfal_flwr.query.adaptive_rule import AdaptiveRule
 from fairfal_flwr.query.context import Model, Split
@@ -114,6 +117,7 @@ class PoolQuery:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"`query.strategy` is {name!r}; {type(error).__name__}: {reason}"
+                f"{_place(error) if ':' in name else ''}"
             ) from error
 
     def _context(self) -> QueryContext:
@@ -190,3 +194,17 @@ class PoolQuery:
         if name == "local-last":
             return models.local_last(self.last, weights)
         return self.networks.with_weights(weights)
+
+
+def _place(error: Exception) -> str:
+    """Return where in the user's own code an error arose, if it did there."""
+    frames = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in walk_tb(error.__traceback__)
+    ]
+    own = [
+        (file.name, line)
+        for file, line in frames
+        if CODE not in file.parents and "site-packages" not in file.parts
+    ]
+    return " ({}, line {})".format(*own[-1]) if own else ""

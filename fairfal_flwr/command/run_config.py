@@ -3,14 +3,14 @@
 Both take seconds to import, and most mistakes are in what is typed here.
 """
 
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairfal_flwr.command.packaged import HOME
 from fairfal_flwr.config import RunConfig, Scalar
+from fairfal_flwr.config.pairs import PAIR, left_over, read_pairs
 from fairfal_flwr.errors import UserError
 
 __all__ = ["Layer", "find_app", "layers", "merge_run_config", "read_overrides"]
@@ -42,9 +42,7 @@ class Layer(NamedTuple):
 
 
 _PROJECT = "pyproject.toml"
-_PAIR = re.compile(r"""([^\s=]+)=('[^']*'|"[^"]*"|\S+)""")
 _TEXTS = RunConfig().to_flat()
-_BOOLEANS = {"True": True, "False": False}
 
 
 def merge_run_config(
@@ -107,9 +105,9 @@ def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _layer(text: str, own: Mapping[str, Any]) -> Layer:
-    if text.endswith(".toml") and not _PAIR.fullmatch(text):
+    if text.endswith(".toml") and not PAIR.fullmatch(text):
         return Layer(text, _flat(_read_toml(_find_file(text)), text))
-    return Layer("-c", dict(_read_overrides(text, own)))
+    return Layer("-c", _read_pairs(text, own))
 
 
 def _own_values(app: Path) -> dict[str, Any]:
@@ -151,25 +149,14 @@ def _flat(values: Mapping[str, Any], place: str, prefix: str = "") -> dict[str, 
     return flat
 
 
-def _read_overrides(text: str, own: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    pairs = _PAIR.findall(text)
-    left_over = _PAIR.sub(" ", text).split()
-    if left_over or not pairs:
-        word = f": `{left_over[0]}` is no pair" if left_over else ""
+def _read_pairs(text: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = dict(read_pairs(text, lambda key: isinstance(own.get(key), str)))
+    no_pairs = left_over(text)
+    if no_pairs or not pairs:
+        word = f": `{no_pairs[0]}` is no pair" if no_pairs else ""
         raise UserError(
             f"Cannot read the run config `{text}`{word}: write key=value pairs, such "
             "as 'seed=1 query.strategy=random', text with blanks in quotes, or name a "
             ".toml file."
         )
-    for key, word in pairs:
-        yield key, _value(word, isinstance(own.get(key), str))
-
-
-def _value(word: str, text_is_meant: bool) -> Any:
-    """Return what a word on the command line stands for."""
-    try:
-        value = tomllib.loads(f"value = {word}")["value"]
-    except tomllib.TOMLDecodeError:
-        return word if text_is_meant else _BOOLEANS.get(word, word)
-    is_as_meant = isinstance(value, str if text_is_meant else Scalar)
-    return value if is_as_meant else word
+    return pairs

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from fairfal_flwr.config.generated import STRATEGIES, ModelWord
+from fairfal_flwr.config.pairs import left_over, read_pairs
 from fairfal_flwr.config.section import OneOf, Section
 from fairfal_flwr.config.strategy import QueryStrategy, describe
 
@@ -40,6 +41,11 @@ class QueryConfig(Section):
         "one; FairFAL's choice; the one it does not choose. `auto` is the strategy's "
         "own default.",
     )
+    options: str = Field(
+        "",
+        description="Options of a strategy of one's own, as pairs such as "
+        "`radius=0.5 rounds=3`; ours have a section of their name.",
+    )
     max_pool: int = Field(
         0,
         ge=0,
@@ -74,3 +80,21 @@ class QueryConfig(Section):
             allowed = ", ".join(["auto", *taken])
             raise ValueError(f"allowed with `query.strategy` {strategy!r}: {allowed}")
         return model
+
+    @field_validator("options")
+    @classmethod
+    def _are_options(cls, text: str, info: ValidationInfo) -> str:
+        strategy = info.data.get("strategy")
+        if strategy is None or not text:
+            return text
+        if strategy in STRATEGIES:
+            raise ValueError(
+                f"allowed with `query.strategy` {strategy!r}: the section [{strategy}]"
+            )
+        if words := left_over(text):
+            raise ValueError(f"{words[0]!r} is no pair; allowed: such as 'radius=0.5'")
+        from fairfal_flwr.query.options import check_options  # brings PyTorch
+        from fairfal_flwr.query.registry import resolve
+
+        check_options(resolve(strategy).options, dict(read_pairs(text)))
+        return text

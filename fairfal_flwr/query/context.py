@@ -37,7 +37,7 @@ class Outputs:
     Parameters
     ----------
     probs : Tensor, shape (N, C), float32
-        Class probabilities; every row sums to 1.
+        Class probabilities; every row sums to 1. NumPy's arrays do as well.
     features : Tensor, shape (N, D), float32
         Input of the last linear layer, not normalized.
 
@@ -51,6 +51,10 @@ class Outputs:
     features: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("probs", "features"):
+            if not isinstance(array := getattr(self, name), Tensor):
+                tensor = torch.as_tensor(array, dtype=torch.float32)
+                object.__setattr__(self, name, tensor)
         if self.probs.ndim != 2 or self.features.ndim != 2:
             raise ValueError(
                 "Expected probs (N, C) and features (N, D), got "

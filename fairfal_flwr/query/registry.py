@@ -1,13 +1,14 @@
 """The strategies by name, and the one way to call them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
 from fairfal_flwr.query.memory import Watch
@@ -221,27 +222,42 @@ def select(
     3
     """
     chosen = resolve(strategy)
-    if budget < 0:
-        raise ValueError(f"Expected a budget >= 0, got {budget}.")
+    if not isinstance(budget, int) or budget < 0:
+        raise ValueError(f"Expected a budget, an integer >= 0; got {budget!r}.")
     check_options(chosen.options, options)
     if budget == 0 or budget >= context.pool_size:
         return Selection(torch.arange(min(budget, context.pool_size)))
     selection = chosen.function(context, budget, **options)
-    _check(selection, budget, context.pool_size)
     own = {name for name, watch in chosen.remembers.items() if watch is None}
-    assert selection.memory.keys() <= own, "a strategy must declare what it remembers"
+    for problem in _problems(selection, budget, context.pool_size, own):
+        raise ValueError(f"The strategy {strategy!r} {problem}.")
     return selection
 
 
-def _check(selection: Selection, budget: int, pool_size: int) -> None:
+def _problems(
+    selection: Selection, budget: int, pool_size: int, own: set[str]
+) -> Iterator[str]:
+    """Yield what is wrong with a selection; the first makes the others meaningless."""
+    if not isinstance(selection, Selection):
+        yield f"returned a {type(selection).__name__}; expected a Selection"
     positions, scores = selection.positions, selection.scores
-    assert positions.shape == (budget,), "a strategy must fill the budget"
-    assert positions.dtype == torch.int64
-    assert 0 <= int(positions.min()) <= int(positions.max()) < pool_size
-    assert positions.bincount().max() == 1, "a strategy must not repeat a sample"
-    if scores is not None:
-        assert scores.shape == (budget,), "a score for each chosen sample, or none"
-        assert scores.is_floating_point()
-    for values in selection.memory.values():
-        assert values.shape == (pool_size,), "a memory is of every pool sample"
-        assert values.dtype == torch.int64
+    if not isinstance(positions, Tensor) or positions.dtype != torch.int64:
+        kind = getattr(positions, "dtype", type(positions).__name__)
+        yield f"returned positions of {kind}; expected a tensor of int64"
+    if positions.shape != (budget,):
+        yield f"returned {tuple(positions.shape)} positions; expected ({budget},)"
+    first, last = int(positions.min()), int(positions.max())
+    if not 0 <= first <= last < pool_size:
+        yield f"returned positions {first} to {last}; expected 0 to {pool_size - 1}"
+    if int(positions.bincount().max()) > 1:
+        yield "returned a position twice; expected distinct ones"
+    if scores is not None and (
+        scores.shape != (budget,) or not scores.is_floating_point()
+    ):
+        found = f"{scores.dtype} {tuple(scores.shape)}"
+        yield f"returned scores of {found}; expected a float for each position"
+    if undeclared := sorted(selection.memory.keys() - own):
+        yield f"remembers {undeclared}, which its decorator does not declare"
+    for name, values in selection.memory.items():
+        if values.shape != (pool_size,) or values.dtype != torch.int64:
+            yield f"remembers {name!r} not as int64 for each of {pool_size} samples"

@@ -29,7 +29,7 @@ from fairfal_flwr.server.counts import (
 )
 from fairfal_flwr.server.evaluator import ClientsEvaluation, Evaluation, Evaluator
 from fairfal_flwr.server.federation import Federation
-from fairfal_flwr.server.readiness import check_network
+from fairfal_flwr.server.readiness import check_network, remarks
 from fairfal_flwr.server.recorder import Recorder
 from fairfal_flwr.server.replies import (
     check_imbalance_reply,
@@ -81,6 +81,8 @@ class Campaign:
             self.evaluator.test_set.num_classes,
         )
         self.recorder = Recorder(config, checkpoint)  # the first that writes
+        for line in remarks(config):
+            log.info(line)
         self.state = checkpoint.state if checkpoint else CampaignState()
         if checkpoint:
             self.federation.load_state_dict(checkpoint.memory)

@@ -192,9 +192,9 @@ class Clients:
             if client in among
         ]
         answers = self.send(messages, check, timeout=timeout)
-        for node, problem in answers.problems.items():
-            if node not in self.unheard:
-                log.warning("%s; going on with what it said before", problem)
+        fresh = {n: p for n, p in answers.problems.items() if n not in self.unheard}
+        for line in self._said(fresh):
+            log.warning("%s; going on with what was said before", line)
         self.unheard = set(answers.problems)
         return self._read(answers.good, reply_type)
 
@@ -209,8 +209,8 @@ class Clients:
             See `Check`.
         """
         good, problems, _ = self.send(list(messages), check)
-        for problem in problems.values():
-            log.warning("left out of the clients' evaluation: %s", problem)
+        for line in self._said(problems):
+            log.warning("left out of the clients' evaluation: %s", line)
         return list(good.values())
 
     def ask_quorum(

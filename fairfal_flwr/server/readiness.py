@@ -1,12 +1,14 @@
 """What this host can tell against a run before anything starts."""
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import partition_rows
+from fairfal_flwr.data import class_counts, load_image_set, partition_rows
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.models import Architecture
 from fairfal_flwr.paths import output_root, state_root
@@ -15,7 +17,7 @@ from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.server.checkpoint import find_checkpoint
 from fairfal_flwr.server.evaluator import Evaluator
 
-__all__ = ["check_network", "check_ready"]
+__all__ = ["check_network", "check_ready", "remarks"]
 
 
 def check_ready(config: RunConfig) -> None:
@@ -58,6 +60,28 @@ def check_network(config: RunConfig, architecture: Architecture) -> None:
             f"`query.strategy` is {name}, which needs a network with dropout, but "
             f"`model.name` is {config.model.name}; one that has it is "
             "torchvision:efficientnet_b0."
+        )
+
+
+def remarks(config: RunConfig) -> Iterator[str]:
+    """Yield what is no mistake and may surprise, a line for each."""
+    if config.data.server_test:
+        images = load_image_set(config.image_spec())
+        total = len(images.train_images)
+        kept = int(class_counts(config.image_spec(), config.partition_spec()).sum())
+        if 0 < kept < total:
+            yield (
+                f"{kept} of {total} training images are used: the long tail, "
+                f"data.imbalance-ratio = {config.data.imbalance_ratio:g}, leaves out "
+                f"{total - kept}"
+            )
+    campaign = config.campaign
+    enough = math.ceil(1 / campaign.budget - 1e-9)
+    if campaign.num_cycles > enough:
+        yield (
+            f"all is labeled after about {enough} cycles of campaign.budget = "
+            f"{campaign.budget:g}, and the run ends then, not after "
+            f"campaign.num-cycles = {campaign.num_cycles}"
         )
 
 

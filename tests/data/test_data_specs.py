@@ -38,15 +38,38 @@ def test_every_key_of_the_section_is_thought_of():
 def test_a_key_of_the_section_changes_its_own_field(key):
     value = CHANGES[key]
     expected = ("cat", "dog") if key == "class-names" else value
-    dealt = {"data.partitioner": "shard"} if key == "classes-per-client" else {}
-    changed = specs(**dealt, **{f"data.{key}": value}).items() - specs(**dealt).items()
+    # What a set says of its own images would change with its name.
+    dealt = {"data.partitioner": "shard", "data.imbalance-ratio": 2.0}
+    if key in ("partitioner", "alpha"):
+        dealt["data.partitioner"] = "dirichlet"
+    changed = specs(**dealt | {f"data.{key}": value}).items() - specs(**dealt).items()
     assert changed == {(key.replace("-", "_"), expected)}
 
 
 @pytest.mark.parametrize("key", sorted(NO_PART_OF_A_SPEC))
 def test_what_is_no_part_of_a_spec_changes_none(key):
     value = {"server-test": False, "cache-mb": 1}[key]
-    assert specs(**{f"data.{key}": value}) == specs()
+    tested = {"federation.fraction-evaluate": 1.0}
+    assert specs(**tested, **{f"data.{key}": value}) == specs()
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [
+        ("digits", (5.0, "balanced-dirichlet")),
+        ("hf:owner/set", (5.0, "balanced-dirichlet")),
+        ("folder", (1.0, "iid")),
+        ("npz", (1.0, "iid")),
+    ],
+)
+def test_own_images_are_used_as_they_are_found(name, usual):
+    def of(**keys):
+        data = RunConfig.from_flat({"data.name": name, **keys}).data
+        return data.imbalance_ratio, data.partitioner
+
+    assert of() == usual
+    assert of(**{"data.imbalance-ratio": 7.0}) == (7.0, usual[1])
+    assert of(**{"data.partitioner": "shard"}) == (usual[0], "shard")
 
 
 def test_the_seed_is_that_of_the_deal_unless_it_has_its_own():

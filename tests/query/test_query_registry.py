@@ -1,8 +1,10 @@
 """`select`: the one way to call a strategy, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 
+import fairfal_flwr
 from fairfal_flwr.query import Outputs, QueryContext, Selection, select
 from fairfal_flwr.query.memory import PredictionChanges
 from fairfal_flwr.query.registry import STRATEGIES, resolve, strategy
@@ -34,9 +36,25 @@ def test_an_unknown_option_is_answered_with_the_known_ones(context):
         select("fairfal", context, 1, kappa=2)
 
 
-def test_a_negative_budget_is_refused(context):
-    with pytest.raises(ValueError, match=r"Expected a budget >= 0, got -1\."):
-        select("random", context, -1)
+@pytest.mark.parametrize("budget", [-1, 2.5, "3"])
+def test_a_budget_that_is_none_is_refused(context, budget):
+    line = rf"Expected a budget, an integer >= 0; got {budget!r}\."
+    with pytest.raises(ValueError, match=line):
+        select("random", context, budget)
+
+
+def test_the_package_itself_offers_what_a_notebook_needs():
+    assert fairfal_flwr.select is select
+    assert fairfal_flwr.Outputs is Outputs
+    with pytest.raises(AttributeError, match="no attribute 'selekt'"):
+        _ = fairfal_flwr.selekt
+
+
+def test_arrays_of_numpy_do_as_outputs():
+    probs, features = np.full((5, 2), 0.5), np.ones((5, 3))
+    pool = Outputs(probs, features)
+    assert (pool.probs.dtype, pool.features.dtype) == (torch.float32, torch.float32)
+    assert pool.features.equal(torch.ones(5, 3))
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(0, []), (5, [0, 1, 2, 3, 4])])
@@ -56,14 +74,24 @@ def test_random_draws_from_the_contexts_generator(context):
 
 
 @pytest.mark.parametrize(
-    "positions", [[0, 0], [0], [0, 5], [-1, 0], [0.0, 1.0]], ids=str
+    ("answer", "line"),
+    [
+        (Selection(torch.tensor([0, 0])), "a position twice; expected distinct ones"),
+        (Selection(torch.tensor([0])), r"returned \(1,\) positions; expected \(2,\)"),
+        (Selection(torch.tensor([0, 5])), "positions 0 to 5; expected 0 to 4"),
+        (Selection(torch.tensor([-1, 0])), "positions -1 to 0; expected 0 to 4"),
+        (Selection(torch.tensor([0.0, 1.0])), "positions of torch.float32; expected"),
+        (Selection([0, 1]), "positions of list; expected a tensor of int64"),
+        ([0, 1], "returned a list; expected a Selection"),
+        (None, "returned a NoneType; expected a Selection"),
+    ],
 )
-def test_a_strategy_that_breaks_its_promise_is_caught(context, registered, positions):
+def test_a_strategy_that_breaks_its_promise_is_told(context, registered, answer, line):
     @registered("broken", models=())
     def broken(context: QueryContext, budget: int) -> Selection:
-        return Selection(torch.tensor(positions))
+        return answer
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=f"^The strategy 'broken' .*{line}"):
         select("broken", context, 2)
 
 
@@ -96,7 +124,9 @@ def test_scores_and_memory_that_do_not_fit_are_caught(context, registered, chang
     own["scores"] = torch.zeros(2)
     assert select("own", context, 2).memory is own["memory"]
     own |= change
-    with pytest.raises(AssertionError):
+    with pytest.raises(
+        ValueError, match=r"^The strategy 'own' (returned sc|remembers)"
+    ):
         select("own", context, 2)
 
 

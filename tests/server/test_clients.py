@@ -268,10 +268,10 @@ def test_a_long_wait_is_said_on_the_screen_with_who_and_for_how_long(caplog):
     send(ScriptedGrid((100,)), round_timeout=500.0)
     lines = [r.message for r in caplog.records if r.message.startswith("waiting for")]
     assert lines == [
-        "waiting for client 1, client 2 for 1 min 1 s",
-        "waiting for client 1, client 2 for 2 min 1 s",
-        "waiting for client 1, client 2 for 4 min 1 s",
-        "waiting for client 1, client 2 for 8 min 1 s",
+        "waiting for clients 1-2 for 1 min 1 s",
+        "waiting for clients 1-2 for 2 min 1 s",
+        "waiting for clients 1-2 for 4 min 1 s",
+        "waiting for clients 1-2 for 8 min 1 s",
     ]
 
 

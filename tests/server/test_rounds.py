@@ -131,8 +131,8 @@ def test_without_a_quorum_the_run_stops_and_keeps_what_is_done(tmp_path):
     assert line.startswith("Cycle 2, round 2: 1 of 3 clients answered well")
     assert "`federation.quorum` = 0.5 with fedavg needs 2" in line
     assert "after 1 repetitions (`federation.round-retries`)" in line
-    assert "client 1" in line
-    assert "no power" in line
+    assert "; clients 1-2: " in line
+    assert line.count("no power") == 1
     assert [client.asked[2, 2, k] for k in range(3)] == [1, 2, 2]
     folder = campaign.recorder.folder
     summary = json.loads((folder / "summary.json").read_text())
@@ -179,7 +179,9 @@ def test_diverging_clients_are_named(tmp_path):
         campaign.run()
     assert not (campaign.recorder.folder / "model.safetensors").exists()
     campaign = campaign_of(tmp_path, "b", app, **changes | {"train.epochs": 3})
-    with pytest.raises(UserError, match=r"client 0: its \S+ (holds NaN|is (nan|inf))"):
+    with pytest.raises(
+        UserError, match=r"clients? [\d-]+: its \S+ (holds NaN|is (nan|inf))"
+    ):
         campaign.run()
 
 
