@@ -28,8 +28,8 @@ def rarest_first(
     budget : int
         Samples to choose, fewer than there are.
     model : {"global", "local"}
-        The model that guesses. `query.model` sets this option; with a strategy of one's
-        own all others keep their defaults.
+        The model that guesses. `query.model` sets this option, `query.options` any
+        other.
 
     Returns
     -------

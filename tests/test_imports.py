@@ -21,6 +21,7 @@ FLOORS = (
     ("client", "server"),
     ("annotate",),
     ("command", "generate"),
+    ("__init__",),  # of the package: what it offers a notebook
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
