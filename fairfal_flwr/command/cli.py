@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fairfal_flwr import __version__
-from fairfal_flwr.command import annotate, ledger, questions
+from fairfal_flwr.command import annotate, ledger, questions, report
 from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(questions.app, name="questions")
 app.command()(annotate.annotate)
+app.command()(report.report)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.report.groups import Groups
@@ -15,12 +14,20 @@ from fairfal_flwr.report.pairs import (
     outcomes,
     ranking,
 )
-from fairfal_flwr.report.statistics import smallest_p_value
+from fairfal_flwr.report.statistics import ALPHA, smallest_p_value
+from fairfal_flwr.report.tables import Table
 
-__all__ = ["BASELINE", "comparison", "doubts", "paired_table"]
+__all__ = [
+    "BASELINE",
+    "HOW_PAIRED",
+    "comparison",
+    "doubts",
+    "mean_tables",
+    "p_value",
+    "paired_table",
+]
 
 BASELINE = "random"
-ALPHA = 0.05
 HOW_PAIRED = (
     "Pairs have the same seed and partition. Differences in percentage points or "
     "labels: the Hodges-Lehmann estimate with its exact 95 % interval. p: Wilcoxon's "
@@ -55,36 +62,49 @@ def comparison(groups: Groups, baseline: str = "", target: float | None = None) 
         raise UserError(
             f"The baseline is {baseline!r}; allowed: {'; '.join(sorted(runs))}."
         )
-    head = [f"{share:.0%}" for share in _shares(groups)]
     lines = []
-    for title, measure in MEASURES.items():
-        lines += [f"| {title} at | runs | {' | '.join(head)} |"]
-        lines += ["|---" * (len(head) + 2) + "|"]
-        for name, found in sorted(runs.items()):
-            cells = _cells(np.array([column(run, measure) for run in found]))
-            lines += [f"| {name} | {len(found)} | {' | '.join(cells)} |"]
-        lines += [""]
-    measures = outcomes([run for found in runs.values() for run in found], target)
+    for table in mean_tables(groups):
+        lines += [*table.markdown(), ""]
+    measures = outcomes(groups.summaries, target)
     if (against := baseline or BASELINE) in runs:
         lines += _paired_lines(groups, against, measures)
     lines += _ranking_lines(groups, measures[0])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def paired_table(comparisons: Sequence[Comparison], baseline: str) -> list[str]:
-    """Return the lines of a Markdown table of comparisons."""
-    lines = [
-        f"| minus {baseline} | measure | pairs | better in "
-        "| difference (95 % interval) | p | p, corrected |",
-        "|---" * 7 + "|",
+def mean_tables(groups: Groups) -> list[Table]:
+    """Return a table of each measure by strategy and cycle.
+
+    Raises
+    ------
+    UserError
+        If the runs label different shares of the images.
+    """
+    shares = [f"{share:.0%}" for share in _shares(groups)]
+    return [
+        Table(
+            [f"{title} at", "runs", *shares],
+            [
+                [name, str(len(runs)), *_cells([column(run, measure) for run in runs])]
+                for name, runs in sorted(groups.runs.items())
+            ],
+        )
+        for title, measure in MEASURES.items()
     ]
-    lines += [
-        f"| {each.name} | {each.outcome.name} | {each.effect.pairs} | {each.better} "
-        f"| {_shift(each)} | {_p_value(each.effect.p_value)} "
-        f"| {_p_value(each.corrected)} |"
+
+
+def paired_table(comparisons: Sequence[Comparison], baseline: str) -> Table:
+    """Return a table of comparisons."""
+    heads = [f"minus {baseline}", "measure", "pairs", "better in"]
+    heads += ["difference (95 % interval)", "p", "p, corrected"]
+    rows = [
+        [
+            *(each.name, each.outcome.name, str(each.effect.pairs), str(each.better)),
+            *(_shift(each), p_value(each.effect.p_value), p_value(each.corrected)),
+        ]
         for each in comparisons
     ]
-    return lines
+    return Table(heads, rows, words=2)
 
 
 def doubts(
@@ -104,7 +124,11 @@ def doubts(
         "of the two has no such number."
         for each in unknown
     ]
-    undecidable = [each for each in comparisons if not each.effect.is_decidable]
+    undecidable = [
+        each
+        for each in comparisons
+        if each.effect.different and not each.effect.is_decidable
+    ]
     if undecidable:
         fewest = min(each.effect.different for each in undecidable)
         said.append(
@@ -130,7 +154,7 @@ def _doubt_of_correction(comparisons: Sequence[Comparison]) -> str:
     )
     return (
         f"With {len(names)} strategies and {pairs} pairs the least corrected p is "
-        f"{_p_value(least)} for the clearest of them; {needed} pairs could show one."
+        f"{p_value(least)} for the clearest of them; {needed} pairs could show one."
     )
 
 
@@ -149,8 +173,9 @@ def _shares(groups: Groups) -> tuple[float, ...]:
     return shares.pop()
 
 
-def _cells(values: NDArray[np.float64]) -> list[str]:
+def _cells(rows: Sequence[Sequence[float]]) -> list[str]:
     """Return mean and spread of each column of (runs, cycles); - for an unknown one."""
+    values = np.array(rows)
     means = 100 * values.mean(axis=0)
     cells = [f"{mean:.1f}" for mean in means]
     if len(values) > 1:
@@ -165,7 +190,7 @@ def _paired_lines(
     comparisons = compare_with(groups.finished, baseline, measures)
     lines = []
     if comparisons:
-        lines += [*paired_table(comparisons, baseline), "", HOW_PAIRED, ""]
+        lines += [*paired_table(comparisons, baseline).markdown(), "", HOW_PAIRED, ""]
     for doubt in doubts(groups, comparisons, baseline):
         lines += [doubt, ""]
     return lines
@@ -181,7 +206,7 @@ def _ranking_lines(groups: Groups, outcome: Outcome) -> list[str]:
     )
     return [
         f"Mean ranks by {outcome.name} over {found.blocks} seeds and partitions: "
-        f"{each}. Friedman p = {_p_value(found.p_value)}; ranks less than "
+        f"{each}. Friedman p = {p_value(found.p_value)}; ranks less than "
         f"{found.critical_difference:.2f} apart are no different (Nemenyi, 0.05).",
         "",
     ]
@@ -198,5 +223,6 @@ def _shift(comparison: Comparison) -> str:
     )
 
 
-def _p_value(value: float) -> str:
+def p_value(value: float) -> str:
+    """Return a p-value for people."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -71,6 +71,11 @@ class Groups:
             for name, members in self.finished.items()
         }
 
+    @property
+    def summaries(self) -> list[Summary]:
+        """The summaries of all."""
+        return [summary for found in self.runs.values() for summary in found]
+
 
 def find_runs(places: Iterable[Path]) -> list[Path]:
     """Return folders of results: each place that is one, or those right below it.

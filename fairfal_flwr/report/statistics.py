@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ALPHA",
     "Effect",
     "Interval",
     "Ranking",
@@ -24,7 +25,8 @@ __all__ = [
 
 Values = NDArray[np.float64]
 
-LEVEL = 0.95
+ALPHA = 0.05
+LEVEL = 1 - ALPHA
 DECIMALS = 12  # differences that are equal but for rounding in their last bits are ties
 
 
@@ -68,7 +70,7 @@ class Effect:
     @property
     def is_decidable(self) -> bool:
         """Whether any outcome of so many pairs could have p < 0.05."""
-        return smallest_p_value(self.different) < 1 - LEVEL
+        return smallest_p_value(self.different) < ALPHA
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def hodges_lehmann(differences: Values) -> Interval:
     i <= j. The interval goes from the k-th smallest of them to the k-th largest, where
     k is the largest whole number with P(W <= k - 1) <= 0.025 for the signed-rank sum W
     of n values without a shift: Hollander, Wolfe and Chicken, Nonparametric Statistical
-    Methods, 3rd edition, §3.2 and §3.3.
+    Methods, 3rd edition, sections 3.2 and 3.3.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def test_means_spreads_and_paired_differences(runs):
         "\n"
         f"{HOW_PAIRED}\n"
         "\n"
-        "Too few pairs that differ: 5 of these 5 tests, with as few as 0 such pair(s), "
+        "Too few pairs that differ: 4 of these 5 tests, with as few as 2 such pair(s), "
         "cannot reach p < 0.05, whatever the strategies do; 6 is the least. Take what "
         "they show for noise until there are more seeds.\n"
     )

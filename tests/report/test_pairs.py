@@ -12,7 +12,7 @@ from fairfal_flwr.report.pairs import compare_with, outcomes, ranking
 
 
 def measured(groups, **options):
-    return outcomes([run for found in groups.runs.values() for run in found], **options)
+    return outcomes(groups.summaries, **options)
 
 
 def compared(groups, baseline="random", **options):
