@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fairfal_flwr import __version__
-from fairfal_flwr.command import annotate, ledger, questions, report
+from fairfal_flwr.command import annotate, ledger, questions, report, runs, watch
 from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
@@ -34,6 +34,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(questions.app, name="questions")
 app.command()(annotate.annotate)
 app.command()(report.report)
+app.command()(runs.runs)
+app.command()(watch.watch)
 
 
 def _print_version(wanted: bool) -> None:

@@ -149,11 +149,11 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
     mean, half_width : ndarray, shape (columns,)
         The half width is nan for a single seed.
     """
-    from scipy.stats import t
-
     number = len(values)
     if number < 2:
         return values.mean(axis=0), np.full(values.shape[1], math.nan)
+    from scipy.stats import t  # takes a second, which a single run need not wait
+
     spread = values.std(axis=0, ddof=1) / math.sqrt(number)
     return values.mean(axis=0), t.ppf((1 + LEVEL) / 2, number - 1) * spread
 
