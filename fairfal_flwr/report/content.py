@@ -130,7 +130,8 @@ def _curves(groups: Groups) -> Section:
 
 def _caption(title: str, groups: Groups) -> str:
     several = any(len(runs) > 1 for runs in groups.finished.values())
-    band = "; the band is the 95 % confidence interval of the mean over seeds"
+    level = "95\N{NO-BREAK SPACE}%"
+    band = f"; the band is the {level} confidence interval of the mean over seeds"
     return f"{title[:1].upper()}{title[1:]} against labels{band if several else ''}."
 
 

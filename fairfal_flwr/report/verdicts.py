@@ -35,7 +35,7 @@ def verdict(comparison: Comparison, baseline: str) -> str:
     if not comparison.effect.is_decidable:
         return (
             f"Too few pairs to tell {name} from {baseline} in {outcome.name}: {lead} "
-            f"over {pairs} pair(s), which may be noise."
+            f"over {pairs} pair{'s' * (pairs > 1)}, which may be noise."
         )
     return (
         f"No difference between {name} and {baseline} is shown in {outcome.name}: "

@@ -30,6 +30,15 @@ def test_pairs_have_one_seed(runs):
     assert final.effect.shift.estimate == pytest.approx(-5)  # of 10, -5 and -20
 
 
+def test_runs_of_one_partition_and_two_seeds_are_no_pair(runs):
+    fixed = {"data.partition-seed": 7}
+    folders = [
+        runs("random", 0, (0.4, 0.5), config=fixed),
+        runs("margin", 1, (0.4, 0.9), config=fixed),
+    ]
+    assert compared(read_groups(folders)) == {}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
