@@ -3,7 +3,7 @@
 import logging
 import sys
 
-__all__ = ["one_line", "quiet_flower", "show_log"]
+__all__ = ["duration", "one_line", "quiet_flower", "show_log"]
 
 LONGEST_LINE = 300
 
@@ -43,3 +43,18 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
         for mark in line
     )
     return shown if len(shown) <= longest else f"{shown[:longest]}…"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Examples
+    --------
+    >>> duration(59.6), duration(3.2), duration(7380)
+    ('1 min 0 s', '3 s', '2 h 3 min')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

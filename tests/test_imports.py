@@ -158,7 +158,7 @@ def test_the_root_modules_do_hold_flowers_decorators(name):
 
 
 def test_every_room_has_its_floor():
-    rooms = {room_of(file) for file in modules()} - {"__init__"}
+    rooms = {room_of(file) for file in modules()}
     assert rooms == FLOOR_OF.keys()
 
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fairfal_flwr import __version__
-from fairfal_flwr.command import annotate, ledger, listing, questions
+from fairfal_flwr.command import (
+    annotate,
+    ledger,
+    listing,
+    questions,
+    report,
+    runs,
+    watch,
+)
 from fairfal_flwr.command.failing import OneLine, fail
 from fairfal_flwr.errors import UserError
 
@@ -36,8 +44,15 @@ app = typer.Typer(
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(questions.app, name="questions")
 app.command()(annotate.annotate)
-for listed in (listing.strategies, listing.keys, listing.config):
-    app.command()(listed)
+for command in (
+    report.report,
+    runs.runs,
+    watch.watch,
+    listing.strategies,
+    listing.keys,
+    listing.config,
+):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -238,21 +253,30 @@ def compare(
         typer.Option(help="Also draw the learning curves: a PNG, SVG or PDF."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option(help="What the others are compared with, seed by seed.")
+        str, typer.Option(help="What the others are compared with, pair by pair.")
     ] = "",
+    target: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, help="Accuracy to reach, %; else what all of them reach."
+        ),
+    ] = None,
 ) -> None:
     """Print tables (Markdown) of runs side by side: mean ± sd over seeds.
 
     Runs belong together that differ in nothing but the seed; each other key in which
-    they differ is part of the name.
+    they differ is part of the name. Runs of one seed and one partition are pairs, by
+    which the strategies are compared with the baseline.
     """
     try:
-        _compare(folders, picture, baseline)
+        _compare(folders, picture, baseline, target)
     except UserError as error:
         fail(str(error), 2)
 
 
-def _compare(folders: list[Path], picture: Path | None, baseline: str) -> None:
+def _compare(
+    folders: list[Path], picture: Path | None, baseline: str, target: float | None
+) -> None:
     from fairfal_flwr.report.compare import comparison
     from fairfal_flwr.report.groups import read_groups
     from fairfal_flwr.report.learning_curve import draw_learning_curve
@@ -263,7 +287,8 @@ def _compare(folders: list[Path], picture: Path | None, baseline: str) -> None:
     groups = read_groups(folders)
     for line in groups.left_out:
         typer.echo(f"fairfal: {line}", err=True)
-    typer.echo(comparison(groups.runs, baseline), nl=False)
+    share = None if target is None else target / 100
+    typer.echo(comparison(groups, baseline, share), nl=False)
     if picture:
         with _written(picture) as path:
             draw_learning_curve(groups.runs, path)

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.runs.reader import Run, is_run, read_run
 from fairfal_flwr.runs.rows import Summary
 
-__all__ = ["Groups", "find_runs", "read_groups"]
+__all__ = ["Finished", "Groups", "find_runs", "group_runs", "read_groups"]
 
 # What two runs may differ in and still be the same experiment: where files are, how
 # long to wait, how much to compute at once.
@@ -24,6 +24,28 @@ NO_MATTER = frozenset(
     }
 )
 STRATEGY = "query.strategy"
+# What says, beside the seeds, which client has which images.
+DEAL = (
+    *("num-clients", "data.name", "data.class-names"),
+    *("data.long-tail", "data.imbalance-ratio"),
+    *("data.partitioner", "data.alpha", "data.classes-per-client"),
+)
+
+
+class Finished(NamedTuple):
+    """A finished run and its summary."""
+
+    run: Run
+    summary: Summary
+
+    @property
+    def deal(self) -> tuple[object, ...]:
+        """What two runs must share to be a pair: the seed and the partition."""
+        config = self.run.config or {}
+        seed = self.summary.seed
+        partition_seed = config.get("data.partition-seed", -1)
+        dealt = seed if partition_seed == -1 else partition_seed
+        return (seed, dealt, *(config.get(key) for key in DEAL))
 
 
 @dataclass(frozen=True)
@@ -32,14 +54,27 @@ class Groups:
 
     Parameters
     ----------
-    runs : dict of str to list of Summary
+    finished : dict of str to list of Finished
         By the query strategy and each other key in which the runs differ.
     left_out : list of str
         A line for each run that is not finished.
     """
 
-    runs: dict[str, list[Summary]]
+    finished: dict[str, list[Finished]]
     left_out: list[str]
+
+    @property
+    def runs(self) -> dict[str, list[Summary]]:
+        """The summaries of each group."""
+        return {
+            name: [member.summary for member in members]
+            for name, members in self.finished.items()
+        }
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """The summaries of all."""
+        return [summary for found in self.runs.values() for summary in found]
 
 
 def find_runs(places: Iterable[Path]) -> list[Path]:
@@ -74,22 +109,27 @@ def read_groups(places: Iterable[Path]) -> Groups:
     UserError
         If no run is finished, or two of one group have the same seed.
     """
-    finished: list[tuple[Run, Summary]] = []
+    return group_runs(map(read_run, find_runs(places)))
+
+
+def group_runs(runs: Iterable[Run]) -> Groups:
+    """Put runs together: see `read_groups`."""
+    finished: list[Finished] = []
     left_out: list[str] = []
-    for run in map(read_run, find_runs(places)):
-        if run.summary is None or not run.summary.finished:
+    for run in runs:
+        if not (run.summary and run.summary.finished and run.summary.cycles):
             left_out.append(f"left out {run.folder.name}: {_state(run)}")
         else:
-            finished.append((run, run.summary))
+            finished.append(Finished(run, run.summary))
     if not finished:
         raise UserError(f"None of these runs is finished: {'; '.join(left_out)}.")
     keys = _differing([run.config or {} for run, _ in finished])
-    groups: dict[str, list[tuple[Run, Summary]]] = {}
-    for run, summary in finished:
-        groups.setdefault(_name(run, summary, keys), []).append((run, summary))
+    groups: dict[str, list[Finished]] = {}
+    for member in finished:
+        groups.setdefault(_name(*member, keys), []).append(member)
     for name, members in groups.items():
         _check_seeds(name, members)
-    return Groups({n: [s for _, s in found] for n, found in groups.items()}, left_out)
+    return Groups(groups, left_out)
 
 
 def _state(run: Run) -> str:
@@ -117,7 +157,7 @@ def _name(run: Run, summary: Summary, keys: Iterable[str]) -> str:
     return ", ".join([summary.strategy, *others])
 
 
-def _check_seeds(name: str, members: Sequence[tuple[Run, Summary]]) -> None:
+def _check_seeds(name: str, members: Sequence[Finished]) -> None:
     """Raise if two runs are the same experiment with the same seed."""
     folders: dict[int, Path] = {}
     for run, summary in members:

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from fairfal_flwr.report.palette import in_ink
 from fairfal_flwr.report.pictures import save_figure
 
-__all__ = ["draw_partition_map"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_partition_map", "partition_figure"]
 
 CELL = 0.55
 MOST_NUMBERS = 20
@@ -26,12 +31,25 @@ def draw_partition_map(
 
     Parameters
     ----------
+    counts, class_names, title
+        See `partition_figure`.
+    path : Path
+        The file to write; its ending says the format.
+    """
+    save_figure(partition_figure(counts, class_names, title=title), path)
+
+
+def partition_figure(
+    counts: npt.NDArray[np.int64], class_names: Sequence[str], *, title: str = ""
+) -> "Figure":
+    """Return the figure of such a table.
+
+    Parameters
+    ----------
     counts : ndarray, shape (num_clients, num_classes)
         Images of each class at each client.
     class_names : sequence of str, length num_classes
         The names of the rows.
-    path : Path
-        The file to write; its ending says the format.
     title : str
         What was dealt, and how.
     """
@@ -42,8 +60,9 @@ def draw_partition_map(
         min(max(2.5 + CELL * num_clients, 6), 24),
         min(max(2 + CELL * num_classes, 3.5), 24),
     )
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    with in_ink():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
     # Small counts differ more than large ones: color goes by the square root.
     axes.imshow(np.sqrt(counts.T), cmap="Blues", aspect="auto", vmin=0)
     names = [_short(name) for name in class_names]
@@ -57,7 +76,7 @@ def draw_partition_map(
             axes.text(
                 client, label, str(count), ha="center", va="center", color=color, size=8
             )
-    save_figure(figure, path)
+    return figure
 
 
 def _short(name: str) -> str:

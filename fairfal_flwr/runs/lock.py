@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fairfal_flwr.errors import UserError
 
-__all__ = ["hold", "release"]
+__all__ = ["hold", "is_held", "release"]
 
 
 def hold(folder: Path) -> int:
@@ -37,3 +37,19 @@ def hold(folder: Path) -> int:
 def release(descriptor: int) -> None:
     """Let others in."""
     os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether some process writes into a run.
+
+    To ask is to hold it for a moment with whoever else asks, so better not to while a
+    process may be about to.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

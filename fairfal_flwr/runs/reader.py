@@ -18,7 +18,7 @@ from fairfal_flwr.runs.events import Event, event_of
 from fairfal_flwr.runs.rows import FORMAT, QueryRow, RoundRow, Row, Summary, row_of
 from fairfal_flwr.runs.writer import CONFIG, EVENTS, QUERIES, ROUNDS, SUMMARY
 
-__all__ = ["Run", "is_run", "read_run"]
+__all__ = ["NAMES", "Run", "is_run", "read_run"]
 
 NAMES = (CONFIG, SUMMARY, ROUNDS, QUERIES, EVENTS)
 

@@ -11,11 +11,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fairfal_flwr.config import FederationConfig
+from fairfal_flwr.console import duration
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.messages import Reply, Request, StatusReply, StatusRequest
 from fairfal_flwr.runs.events import EventKind
 from fairfal_flwr.server.exchange import again, exchange, name_ledger
-from fairfal_flwr.server.progress import duration
 from fairfal_flwr.server.replies import Check, check_status_reply, problem_of
 from fairfal_flwr.server.strategies import quorum
 

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from fairfal_flwr import __version__
 from fairfal_flwr.config import RunConfig
+from fairfal_flwr.console import duration
 from fairfal_flwr.paths import CODE
 from fairfal_flwr.runs.rows import CycleRow, QueryRow, RoundRow, Summary
 from fairfal_flwr.server.counts import Standing
 
-__all__ = ["Progress", "cycle_table", "duration"]
+__all__ = ["Progress", "cycle_table"]
 
 log = logging.getLogger("fairfal.server")
 
@@ -181,21 +182,6 @@ def cycle_table(rows: Sequence[CycleRow], num_clients: int) -> str:
     text = StringIO()
     Console(file=text, width=80, color_system=None).print(table)
     return text.getvalue().rstrip()
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people.
-
-    Examples
-    --------
-    >>> duration(59.6), duration(3.2), duration(7380)
-    ('1 min 0 s', '3 s', '2 h 3 min')
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _percent(share: float) -> str:

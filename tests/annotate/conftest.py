@@ -1,33 +1,16 @@
 """A real browser for the labeling page."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from asked import Asked
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from fairfal_flwr.annotate.serve import serving
 from fairfal_flwr.annotate.site import Site
 
-PATIENCE = 60_000  # milliseconds; a busy machine is slow
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("needs Debian's chromium")
-    assert path, "CI has Debian's chromium"
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox"]
-        )
-        yield browser
-        browser.close()
+PATIENCE = 60_000  # milliseconds, as `chromium` has
 
 
 class Screens:

@@ -3,108 +3,71 @@
 import math
 
 import pytest
-from flwr.common.config import unflatten_dict
 from typer.testing import CliRunner
 
 from fairfal_flwr.command.cli import app
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.report.compare import comparison
+from fairfal_flwr.report.compare import HOW_PAIRED, comparison
 from fairfal_flwr.report.groups import read_groups
 from fairfal_flwr.report.learning_curve import draw_learning_curve
 from fairfal_flwr.runs.events import EventKind
-from fairfal_flwr.runs.rows import CycleRow, Summary
 from fairfal_flwr.runs.writer import RunWriter
 
 
-def cycle_row(cycle, share, accuracy, rare_recall):
-    return CycleRow(
-        cycle=cycle,
-        labels=cycle,
-        label_fraction=share,
-        accuracy=accuracy,
-        loss=1.0,
-        rare_recall=rare_recall,
-        recalls=(accuracy,),
-        mean_imbalance=None,
-        global_queries=None,
-        query_seconds=0.0,
-        train_seconds=0.0,
-    )
-
-
-@pytest.fixture
-def runs(tmp_path):
-    """Write a run; its recall of the rarest is half of its accuracy, or unknown."""
-
-    def write(
-        strategy,
-        seed,
-        accuracies,
-        shares=(0.05, 0.1),
-        rare=0.5,
-        finished=True,
-        config=None,
-    ):
-        writer = RunWriter.create(tmp_path, f"{strategy}-{seed}")
-        if config:
-            writer.write_config(unflatten_dict({"seed": seed, **config}))
-        pairs = zip(shares, accuracies, strict=True)
-        rows = (
-            cycle_row(cycle, share, accuracy, accuracy * rare)
-            for cycle, (share, accuracy) in enumerate(pairs, start=1)
-        )
-        writer.write_summary(
-            Summary(
-                run=writer.folder.name,
-                finished=finished,
-                strategy=strategy,
-                federation="fedavg",
-                privacy=None,
-                data="digits",
-                seed=seed,
-                seconds=1.0,
-                cycles=tuple(rows),
-            )
-        )
-        return writer.folder
-
-    return write
-
-
 def test_means_spreads_and_paired_differences(runs):
-    """Accuracies .6 and .8: mean 70, standard deviation 10·√2; differences +20, −10."""
+    """Accuracies .6 and .8: mean 70, standard deviation 10·√2; differences +20, −10.
+
+    With equal steps the area is the mean of the two cycles, so its differences are half
+    of the last ones. All reach 50% at the first label but the run that ends at 40%.
+    """
     folders = [
         runs("fairfal", 0, (0.5, 0.6)),
         runs("fairfal", 1, (0.5, 0.8)),
         runs("random", 0, (0.5, 0.4)),
         runs("random", 1, (0.5, 0.9)),
     ]
-    assert comparison(read_groups(folders).runs) == (
+    assert comparison(read_groups(folders)) == (
         "| test accuracy at | runs | 5% | 10% |\n"
         "|---|---|---|---|\n"
         "| fairfal | 2 | 50.0 ± 0.0 | 70.0 ± 14.1 |\n"
         "| random | 2 | 50.0 ± 0.0 | 65.0 ± 35.4 |\n"
-        "\n"
-        "fairfal minus random, last cycle, seed by seed: +20.0, -10.0; mean +5.0.\n"
         "\n"
         "| recall, rarest third at | runs | 5% | 10% |\n"
         "|---|---|---|---|\n"
         "| fairfal | 2 | 25.0 ± 0.0 | 35.0 ± 7.1 |\n"
         "| random | 2 | 25.0 ± 0.0 | 32.5 ± 17.7 |\n"
         "\n"
-        "fairfal minus random, last cycle, seed by seed: +10.0, -5.0; mean +2.5.\n"
+        "| minus random | measure | pairs | better in | difference (95 % interval) | p "
+        "| p, corrected |\n"
+        "|---|---|---|---|---|---|---|\n"
+        "| fairfal | AULC of test accuracy (%) | 2 | 1 | +2.5 (too few) | 1.000 "
+        "| 1.000 |\n"
+        "| fairfal | final test accuracy (%) | 2 | 1 | +5.0 (too few) | 1.000 "
+        "| 1.000 |\n"
+        "| fairfal | final macro recall (%) | 2 | 1 | +5.0 (too few) | 1.000 "
+        "| 1.000 |\n"
+        "| fairfal | final recall, rarest third (%) | 2 | 1 | +2.5 (too few) | 1.000 "
+        "| 1.000 |\n"
+        "| fairfal | labels to reach 50.0% test accuracy | 2 | 0 | +0 (too few) "
+        "| 1.000 | 1.000 |\n"
+        "\n"
+        f"{HOW_PAIRED}\n"
+        "\n"
+        "Too few pairs that differ: 4 of these 5 tests, with as few as 2 such pair(s), "
+        "cannot reach p < 0.05, whatever the strategies do; 6 is the least. Take what "
+        "they show for noise until there are more seeds.\n"
     )
 
 
 def test_one_run_has_no_spread(runs):
-    text = comparison(read_groups([runs("fairfal", 0, (0.5, 0.6))]).runs)
+    text = comparison(read_groups([runs("fairfal", 0, (0.5, 0.6))]))
     assert "| fairfal | 1 | 50.0 | 60.0 |" in text
     assert "minus random" not in text
 
 
 def test_only_runs_of_the_same_seed_are_paired(runs):
     folders = [runs("fairfal", 0, (0.5, 0.6)), runs("random", 1, (0.5, 0.4))]
-    assert "minus random" not in comparison(read_groups(folders).runs)
+    assert "minus random" not in comparison(read_groups(folders))
 
 
 def test_runs_of_different_budgets_are_refused(runs):
@@ -113,7 +76,7 @@ def test_runs_of_different_budgets_are_refused(runs):
         runs("random", 0, (0.5, 0.6), shares=(0.05, 0.2)),
     ]
     with pytest.raises(UserError, match="cannot be compared"):
-        comparison(read_groups(folders).runs)
+        comparison(read_groups(folders))
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
@@ -164,9 +127,10 @@ def test_two_runs_of_one_seed_are_no_two_runs(runs):
 
 def test_any_group_may_be_the_baseline(runs):
     folders = [runs("fairfal", 0, (0.5, 0.6)), runs("margin", 0, (0.5, 0.7))]
-    groups = read_groups(folders).runs
+    groups = read_groups(folders)
     text = comparison(groups, "margin")
-    assert "fairfal minus margin, last cycle, seed by seed: -10.0; mean -10.0." in text
+    assert "| minus margin |" in text
+    assert "| fairfal | final test accuracy (%) | 1 | 0 | -10.0 (too few) |" in text
     with pytest.raises(UserError, match="The baseline is 'badge'; allowed: fairfal; m"):
         comparison(groups, "badge")
 
@@ -181,22 +145,6 @@ def curves_of(figure):
         for axis in figure.axes
         for line in axis.lines
     }
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Keep the figures that are saved."""
-    from matplotlib.figure import Figure
-
-    figures = []
-    save = Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
 
 
 def test_the_learning_curve_shows_the_mean_over_the_runs(runs, tmp_path, drawn):
@@ -231,10 +179,11 @@ def test_what_is_not_known_is_a_dash_and_a_gap(runs, tmp_path, drawn):
         runs("fairfal", 0, (0.5, 0.6), rare=math.nan),
         runs("random", 0, (0.5, 0.4), rare=math.nan),
     ]
-    text = comparison(read_groups(folders).runs)
+    text = comparison(read_groups(folders))
     assert "| fairfal | 1 | 50.0 | 60.0 |" in text
     assert "| fairfal | 1 | - | - |" in text
-    assert text.count("seed by seed") == 1  # of the accuracy alone
+    assert "| final test accuracy (%) | 1 |" in text
+    assert "| final recall, rarest third (%) |" not in text
     draw_learning_curve(read_groups(folders).runs, tmp_path / "curve.png")
     _, percent = curves_of(drawn[0])["recall, rarest third", "fairfal"]
     assert all(math.isnan(value) for value in percent)
@@ -246,7 +195,7 @@ def test_the_command_prints_the_tables_and_draws(runs, tmp_path):
     words = ["compare", *map(str, folders), "--picture", str(picture)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
-    assert result.stdout == comparison(read_groups(folders).runs)
+    assert result.stdout == comparison(read_groups(folders))
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

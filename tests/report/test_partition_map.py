@@ -2,23 +2,8 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from fairfal_flwr.report.partition_map import draw_partition_map
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Keep the figures that are saved."""
-    figures = []
-    save = Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 25), (40, 60)])
