@@ -11,9 +11,10 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import kl_div
 
 from fairfal_flwr.client.distillation import known_logits
+from fairfal_flwr.client.objectives.balanced_softmax import balanced_softmax_loss
 from fairfal_flwr.client.objectives.registry import objective
 from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective
@@ -55,10 +56,9 @@ def kcfu(
     )
     server = this.networks.with_weights(request.weights)
     batches = pool_batches(this, rng, server.smallest_batch)
-    num_classes = this.networks.shard.num_classes
     return kcfu_loss(
         server,
-        this.holdings.labels.bincount(minlength=num_classes),
+        this.label_counts,
         pool_inputs(this),
         batches if request.round >= start_round else None,
         rng,
@@ -103,7 +103,6 @@ def kcfu_loss(
         One partner x' for all images of a batch, or one for each.
     """
     server.eval()
-    prior = counts.log()  # -inf for a class without labels
     gamma = class_weights(counts)
 
     def mixed(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +129,7 @@ def kcfu_loss(
         return (weights * terms.mean(dim=1)).mean()
 
     def loss(model: Classifier, batch: LabeledImages) -> Tensor:
-        supervised = cross_entropy(model(batch.inputs) + prior, batch.labels)
+        supervised = balanced_softmax_loss(model(batch.inputs), batch.labels, counts)
         if batches is None:
             return supervised
         return supervised + compensation(model, unlabeled(next(batches)))
