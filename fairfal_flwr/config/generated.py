@@ -32,7 +32,14 @@ IMAGE_SETS = (
     "npz",
 )
 NETWORKS = ("cnn4", "resnet10", "resnet18", "mobilenet")
-OBJECTIVES = ("alignment", "kcfu", "supervised")
+OBJECTIVES = (
+    "alignment",
+    "balanced-softmax",
+    "evidential",
+    "kcfu",
+    "logit-adjusted",
+    "supervised",
+)
 ModelWord = Literal[
     "auto",
     "global",
@@ -70,6 +77,7 @@ STRATEGIES: dict[str, QueryStrategy] = {
         ("global", "local"),
         True,
     ),
+    "feal": QueryStrategy("", (), ("global", "local-last")),
     "finetuning": QueryStrategy("", (), ("finetuned",)),
     "gcnal": QueryStrategy("global", ANY_MODEL, ("global",)),
     "ifal": QueryStrategy("", (), ("global", "local-last", "distilled")),
@@ -100,6 +108,22 @@ class AlignmentConfig(Section):
     )
 
 
+class EvidentialConfig(Section):
+    """FEAL's loss: logits are evidence for a Dirichlet distribution.
+
+    Read where `train.objective` is `evidential`.
+    """
+
+    weight: float = Field(
+        0.01, ge=0, description="Of what regularizes the evidence (λ)."
+    )
+    annealing_rounds: int = Field(
+        10,
+        ge=1,
+        description="Evidence for wrong classes is held against the network more and more up to this round of a cycle.",
+    )
+
+
 class KcfuConfig(Section):
     """KAFAL's loss: it makes up for classes that a client has few labels of.
 
@@ -117,6 +141,19 @@ class KcfuConfig(Section):
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
         description="`faithful` mixes all images of a batch with the same one, as the published code does; `corrected` each with another.",
+    )
+
+
+class LogitAdjustedConfig(Section):
+    """the logit-adjusted loss: rare classes of a client count for more.
+
+    Read where `train.objective` is `logit-adjusted`.
+    """
+
+    tau: float = Field(
+        1.0,
+        gt=0,
+        description="How strongly class frequencies count (τ). With 1 this is the balanced softmax.",
     )
 
 
@@ -263,6 +300,22 @@ class FairfalConfig(Section):
     )
 
 
+class FealConfig(Section):
+    """Options of the query strategy `feal`."""
+
+    num_neighbors: int = Field(
+        5,
+        ge=1,
+        description="A sample with so many near neighbors in the pool is skipped where one of the nearest so many is chosen (n).",
+    )
+    similarity: float = Field(
+        0.85,
+        ge=-1,
+        le=1,
+        description="Neighbors are near above this cosine of the local model's features (τ).",
+    )
+
+
 class FinetuningConfig(Section):
     """Options of the query strategy `finetuning`."""
 
@@ -356,7 +409,9 @@ class OptionSections(Section):
     """A section for each strategy or objective with options, and the model choice."""
 
     alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
+    evidential: EvidentialConfig = Field(default_factory=EvidentialConfig)
     kcfu: KcfuConfig = Field(default_factory=KcfuConfig)
+    logit_adjusted: LogitAdjustedConfig = Field(default_factory=LogitAdjustedConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     alfa_mix: AlfaMixConfig = Field(default_factory=AlfaMixConfig)
     bald: BaldConfig = Field(default_factory=BaldConfig)
@@ -366,6 +421,7 @@ class OptionSections(Section):
     ensemble_logit: EnsembleLogitConfig = Field(default_factory=EnsembleLogitConfig)
     ensemble_rank: EnsembleRankConfig = Field(default_factory=EnsembleRankConfig)
     fairfal: FairfalConfig = Field(default_factory=FairfalConfig)
+    feal: FealConfig = Field(default_factory=FealConfig)
     finetuning: FinetuningConfig = Field(default_factory=FinetuningConfig)
     gcnal: GcnalConfig = Field(default_factory=GcnalConfig)
     ifal: IfalConfig = Field(default_factory=IfalConfig)

@@ -5,10 +5,10 @@ import torch
 from worlds import World
 
 from fairfal_flwr.query import select
-from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.measures import entropies, scaled
 from fairfal_flwr.query.memory import DORMANT
 from fairfal_flwr.query.registry import resolve
-from fairfal_flwr.query.strategies.chase import _scaled, awaken, freeze
+from fairfal_flwr.query.strategies.chase import awaken, freeze
 
 
 def mask(size: int, *positions: int) -> torch.Tensor:
@@ -129,9 +129,9 @@ def test_without_prediction_changes_it_says_what_it_needs():
 
 
 def test_scores_are_scaled_from_their_least_to_their_largest():
-    assert _scaled(torch.tensor([3.0, 5.0, 4.0])).tolist() == [0, 1, 0.5]
-    assert _scaled(torch.tensor([-2.0, 2.0])).tolist() == [0, 1]
-    assert _scaled(torch.tensor([7.0, 7.0])).tolist() == [0, 0]
+    assert scaled(torch.tensor([3.0, 5.0, 4.0])).tolist() == [0, 1, 0.5]
+    assert scaled(torch.tensor([-2.0, 2.0])).tolist() == [0, 1]
+    assert scaled(torch.tensor([7.0, 7.0])).tolist() == [0, 0]
 
 
 def test_only_the_score_with_entropy_asks_for_models():

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
-from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.measures import entropies, scaled
 from fairfal_flwr.query.memory import DORMANT, PredictionChanges
 from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
@@ -88,7 +88,7 @@ def chase(
     looked_at = fill_up(awake, order, max(len(awake), budget))  # sleepers, if need be
     scores = changes.float()
     if score == "variation-entropy":
-        scores = scores + _scaled(
+        scores = scores + scaled(
             entropies(context.outputs("global", "pool").probs)
             - entropies(context.outputs("local-last", "pool").probs)
         )
@@ -159,9 +159,3 @@ def freeze(
     """
     still = looked_at[changes[looked_at] == 0]
     return dormant.index_fill(0, still, value=True).index_fill(0, chosen, value=False)
-
-
-def _scaled(values: Tensor) -> Tensor:
-    """Scale to [0, 1]; equal values are all 0."""
-    values = values - values.min()
-    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
