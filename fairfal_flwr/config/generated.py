@@ -140,7 +140,7 @@ class KcfuConfig(Section):
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
-        description="`faithful` mixes all images of a batch with the same one, as the published code does; `corrected` each with another.",
+        description="`faithful` does as the published code: it mixes all images of a batch with the same one, mirrors them where training does, and leaves the server's model in training mode, so that its BatchNorm goes by the batch. `corrected` mixes each with another, as they are, and asks the server's model in evaluation mode.",
     )
 
 
@@ -182,6 +182,11 @@ class AlfaMixConfig(Section):
         le=1,
         description="The cap ε on the mixing grows by this until more samples than the budget have changed their class or it reaches 1.",
     )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
+    )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
         description="Whose last layer judges the mixtures: `faithful` always the global model's, as the published code does, though the features may be another's; `corrected` that of the model that queries.",
@@ -201,7 +206,7 @@ class ChaseConfig(Section):
 
     score: Literal["variation", "variation-entropy"] = Field(
         "variation",
-        description="What ranks the samples: `variation` is how often the prediction changed between the epochs of the last round (EV); `variation-entropy` adds the entropy of the global model minus that of the client's own, scaled to [0, 1] (`Tloc-ab`).",
+        description="What ranks the samples: `variation` is how often the prediction changed between the epochs of the last round (EV); `variation-entropy` adds the entropy of the global model minus that of the client's own (`Tloc-ab`). Both are scaled to [0, 1] over the samples that are looked at.",
     )
     subset: int = Field(
         500,
@@ -242,6 +247,11 @@ class DiverseBatchConfig(Section):
         10,
         ge=1,
         description="Samples of the smallest margin that are clustered, as a multiple of the budget (β).",
+    )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
 
 
@@ -353,6 +363,10 @@ class GcnalConfig(Section):
     margin: float = Field(
         0.1, ge=0, le=1, description="The score s that UncertainGCN looks for."
     )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="What k-center goes by: `faithful` the hidden layer and, as one more column that outweighs it, the score before the sigmoid, as the published codes do; `corrected` the hidden layer alone.",
+    )
 
 
 class IfalConfig(Section):
@@ -362,6 +376,11 @@ class IfalConfig(Section):
         250,
         ge=1,
         description="Nearest neighbors of each sample, labeled or not, among the others of the pool; a smaller pool gives all of them.",
+    )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
@@ -383,7 +402,9 @@ class LogoConfig(Section):
     """Options of the query strategy `logo`."""
 
     num_starts: int = Field(
-        10, ge=1, description="Runs of k-means of which the best is kept."
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
 
 
@@ -396,12 +417,16 @@ class TypiclustConfig(Section):
         description="Most clusters of labeled and unlabeled samples; there is one for each label and for each sample to choose.",
     )
     min_cluster_size: int = Field(
-        5, ge=1, description="Clusters with fewer unlabeled samples come last."
+        5, ge=1, description="Small clusters come last, see `quirks`."
     )
     num_neighbors: int = Field(
         20,
         ge=1,
         description="Neighbors in the cluster whose nearness makes a sample typical (K).",
+    )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="`faithful` is the published code: squared distances to at most half of the cluster, sizes count labeled samples too, and a cluster of `min-cluster-size` is small; `corrected`: distances to at most all others, sizes count what can be chosen, and only fewer are small.",
     )
 
 
