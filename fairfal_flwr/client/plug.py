@@ -47,6 +47,12 @@ class Round:
     holdings: Holdings
     ledger: Path
 
+    @property
+    def label_counts(self) -> Tensor:
+        """How many labels of each class the round sees, shape (C,), int64."""
+        num_classes = self.networks.shard.num_classes
+        return self.holdings.labels.bincount(minlength=num_classes)
+
 
 class Plug:
     """Takes part in a round. It is made when the model holds the global weights.

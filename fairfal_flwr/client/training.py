@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ __all__ = [
     "LabeledImages",
     "Objective",
     "Trained",
+    "mirror",
     "steps_per_epoch",
     "supervised_loss",
     "train_distilled_model",
@@ -46,12 +47,17 @@ class LabeledImages:
         """Return some rows, each flipped left to right where `mirrored` says so."""
         inputs = self.inputs[rows]
         if mirrored is not None:
-            inputs = torch.where(mirrored[:, None, None, None], inputs.flip(-1), inputs)
+            inputs = mirror(inputs, mirrored)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         return type(self)(inputs, self.labels[rows])
 
 
 Objective = Callable[[Classifier, LabeledImages], Tensor]
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Flip images (N, channels, height, width) left to right where (N,) says so."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,21 @@ class Trained:
 
     loss: float
     steps: int
+
+
+class EpochLoss(NamedTuple):
+    """The mean objective of an epoch.
+
+    Parameters
+    ----------
+    over_images : float
+        Each image counts the same.
+    over_batches : float
+        Each batch counts the same, also a short one.
+    """
+
+    over_images: float
+    over_batches: float
 
 
 class Listener(Protocol):
@@ -127,7 +148,7 @@ def train_round(
             generator,
             objective=objective,
             listeners=listeners,
-        )
+        ).over_images
         for listener in listeners:
             listener.end_epoch()
     return Trained(loss, optimizer.steps)
@@ -169,7 +190,10 @@ def train_local_model(
     )
     for epoch in range(1, local.max_epochs + 1):
         _epoch(model, data, optimizer, settings, generator)
-        if _accuracy(model, data) >= local.stop_accuracy:
+        mirrored = None
+        if local.quirks == "faithful":
+            mirrored = _mirrored(data, settings, generator)
+        if _accuracy(model, data, mirrored) >= local.stop_accuracy:
             return epoch
     return local.max_epochs
 
@@ -196,7 +220,8 @@ def train_distilled_model(
     distill : DistillConfig
         The learning rate and when to stop.
     objective : callable
-        The loss of a mini-batch; its mean over an epoch is what must fall.
+        The loss of a mini-batch. Its mean over an epoch is what must fall: that over
+        batches if `faithful`, else that over images.
     generator : torch.Generator
         Of the CPU; shuffles and mirrors.
 
@@ -208,10 +233,12 @@ def train_distilled_model(
     optimizer = _optimizer(model, settings, settings.lr * distill.lr_factor)
     lowest, best_epoch, best = float("inf"), 0, None
     for epoch in range(1, distill.max_epochs + 1):
-        loss = _epoch(model, data, optimizer, settings, generator, objective=objective)
+        mean = _epoch(model, data, optimizer, settings, generator, objective=objective)
+        faithful = distill.quirks == "faithful"
+        loss = mean.over_batches if faithful else mean.over_images
         if loss < lowest:
             lowest, best_epoch = loss, epoch
-            if distill.quirks == "corrected":
+            if not faithful:
                 best = {name: w.clone() for name, w in model.state_dict().items()}
         if epoch - best_epoch >= distill.patience:
             break
@@ -246,16 +273,15 @@ def _epoch(
     *,
     objective: Objective = supervised_loss,
     listeners: Sequence[Listener] = (),
-) -> float:
-    """Go once over the data in random order; return the mean objective."""
+) -> EpochLoss:
+    """Go once over the data in random order."""
     model.train()
     device = data.labels.device
     order = torch.randperm(len(data), generator=generator).to(device)
-    mirrored = None
-    if settings.horizontal_flip:
-        mirrored = (torch.rand(len(data), generator=generator) < 0.5).to(device)
-    total, count = torch.zeros((), device=device), 0
-    for rows in _batches(order, settings.batch_size, model.smallest_batch):
+    mirrored = _mirrored(data, settings, generator)
+    batches = _batches(order, settings.batch_size, model.smallest_batch)
+    total, batch_total = (torch.zeros((), device=device) for _ in range(2))
+    for rows in batches:
         batch = data.take(rows, mirrored=None if mirrored is None else mirrored[rows])
         loss = objective(model, batch)
         optimizer.zero_grad()
@@ -264,8 +290,18 @@ def _epoch(
             listener.correct()
         optimizer.step()
         total += loss.detach() * len(batch)
-        count += len(batch)
-    return float(total) / count
+        batch_total += loss.detach()
+    count = sum(map(len, batches))
+    return EpochLoss(float(total) / count, float(batch_total) / len(batches))
+
+
+def _mirrored(
+    data: LabeledImages, settings: TrainConfig, generator: torch.Generator
+) -> Tensor | None:
+    """Draw which images an epoch flips, if any."""
+    if not settings.horizontal_flip:
+        return None
+    return (torch.rand(len(data), generator=generator) < 0.5).to(data.labels.device)
 
 
 def steps_per_epoch(num_images: int, batch_size: int, smallest_batch: int = 1) -> int:
@@ -298,9 +334,10 @@ def _batches(order: Tensor, size: int, smallest: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def _accuracy(model: Classifier, data: LabeledImages) -> float:
+def _accuracy(
+    model: Classifier, data: LabeledImages, mirrored: Tensor | None = None
+) -> float:
     model.eval()
-    predictions = torch.cat(
-        [model(b).argmax(dim=1) for b in torch.split(data.inputs, 512)]
-    )
+    inputs = data.inputs if mirrored is None else mirror(data.inputs, mirrored)
+    predictions = torch.cat([model(b).argmax(dim=1) for b in torch.split(inputs, 512)])
     return float((predictions == data.labels).float().mean())

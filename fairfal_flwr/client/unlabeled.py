@@ -8,8 +8,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairfal_flwr.client.plug import Round
+from fairfal_flwr.client.training import mirror
 
-__all__ = ["Rows", "pool_batches", "pool_inputs", "random_batches"]
+__all__ = [
+    "Rows",
+    "mirrored_at_random",
+    "pool_batches",
+    "pool_inputs",
+    "random_batches",
+]
 
 Rows = NDArray[np.int64]
 
@@ -22,6 +29,19 @@ def pool_inputs(this: Round) -> Callable[[Rows], Tensor]:
         return networks.inputs(pool[torch.from_numpy(rows).to(pool.device)])
 
     return inputs
+
+
+def mirrored_at_random(
+    inputs: Callable[[Rows], Tensor], rng: np.random.Generator
+) -> Callable[[Rows], Tensor]:
+    """Return a function that flips each image left to right with probability 1/2."""
+
+    def mirrored(rows: Rows) -> Tensor:
+        images = inputs(rows)
+        coins = torch.from_numpy(rng.random(len(images)) < 0.5)
+        return mirror(images, coins.to(images.device))
+
+    return mirrored
 
 
 def pool_batches(

@@ -318,19 +318,27 @@ def partition(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The PNG, SVG or PDF to write.")
     ] = Path("partition.png"),
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Also write the counts: a line per client, comma-separated."),
+    ] = None,
 ) -> None:
     """Draw how many images of each class every client would get.
 
     Nothing is trained and nobody is connected.
     """
     try:
-        _partition(folder, run_config or [], output.absolute())
+        _partition(folder, run_config or [], output.absolute(), table)
     except UserError as error:
         fail(str(error), 2)
 
 
-def _partition(folder: Path, overrides: list[str], output: Path) -> None:
-    """Deal the images and draw the table."""
+def _partition(
+    folder: Path, overrides: list[str], output: Path, table: Path | None
+) -> None:
+    """Deal the images, draw the table and write it where that is asked for."""
+    import numpy as np
+
     from fairfal_flwr.command.run_config import find_app, merge_run_config
     from fairfal_flwr.config import RunConfig
     from fairfal_flwr.console import show_log
@@ -347,6 +355,9 @@ def _partition(folder: Path, overrides: list[str], output: Path) -> None:
     title += f"imbalance {data.imbalance_ratio:g}, seed {config.partition_seed}"
     with _written(output) as path:
         draw_partition_map(counts, names, path, title=title)
+    if table:
+        with _written(table.absolute()) as path:
+            np.savetxt(path, counts, fmt="%d", delimiter=",")
     typer.echo(f"{counts.sum()} images, {len(counts)} clients: {output}")
 
 

@@ -32,7 +32,14 @@ IMAGE_SETS = (
     "npz",
 )
 NETWORKS = ("cnn4", "resnet10", "resnet18", "mobilenet")
-OBJECTIVES = ("alignment", "kcfu", "supervised")
+OBJECTIVES = (
+    "alignment",
+    "balanced-softmax",
+    "evidential",
+    "kcfu",
+    "logit-adjusted",
+    "supervised",
+)
 ModelWord = Literal[
     "auto",
     "global",
@@ -133,6 +140,13 @@ STRATEGIES: dict[str, QueryStrategy] = {
         True,
         "Query as FairFAL does (method §3–5); the options are the paper's ablations.",
     ),
+    "feal": QueryStrategy(
+        "",
+        (),
+        ("global", "local-last"),
+        False,
+        "Take the largest calibrated uncertainty, walking past crowds already sampled.",
+    ),
     "finetuning": QueryStrategy(
         "", (), ("finetuned",), False, "Choose by the fine-tuned model."
     ),
@@ -209,6 +223,22 @@ class AlignmentConfig(Section):
     )
 
 
+class EvidentialConfig(Section):
+    """FEAL's loss: logits are evidence for a Dirichlet distribution.
+
+    Read where `train.objective` is `evidential`.
+    """
+
+    weight: float = Field(
+        0.01, ge=0, description="Of what regularizes the evidence (λ)."
+    )
+    annealing_rounds: int = Field(
+        10,
+        ge=1,
+        description="Evidence for wrong classes is held against the network more and more up to this round of a cycle.",
+    )
+
+
 class KcfuConfig(Section):
     """KAFAL's loss: it makes up for classes that a client has few labels of.
 
@@ -225,7 +255,20 @@ class KcfuConfig(Section):
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
-        description="`faithful` mixes all images of a batch with the same one, as the published code does; `corrected` each with another.",
+        description="`faithful` does as the published code: it mixes all images of a batch with the same one, mirrors them where training does, and leaves the server's model in training mode, so that its BatchNorm goes by the batch. `corrected` mixes each with another, as they are, and asks the server's model in evaluation mode.",
+    )
+
+
+class LogitAdjustedConfig(Section):
+    """the logit-adjusted loss: rare classes of a client count for more.
+
+    Read where `train.objective` is `logit-adjusted`.
+    """
+
+    tau: float = Field(
+        1.0,
+        gt=0,
+        description="How strongly class frequencies count (τ). With 1 this is the balanced softmax.",
     )
 
 
@@ -254,6 +297,11 @@ class AlfaMixConfig(Section):
         le=1,
         description="The cap ε on the mixing grows by this until more samples than the budget have changed their class or it reaches 1.",
     )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
+    )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
         description="Whose last layer judges the mixtures: `faithful` always the global model's, as the published code does, though the features may be another's; `corrected` that of the model that queries.",
@@ -273,7 +321,7 @@ class ChaseConfig(Section):
 
     score: Literal["variation", "variation-entropy"] = Field(
         "variation",
-        description="What ranks the samples: `variation` is how often the prediction changed between the epochs of the last round (EV); `variation-entropy` adds the entropy of the global model minus that of the client's own, scaled to [0, 1] (`Tloc-ab`).",
+        description="What ranks the samples: `variation` is how often the prediction changed between the epochs of the last round (EV); `variation-entropy` adds the entropy of the global model minus that of the client's own (`Tloc-ab`). Both are scaled to [0, 1] over the samples that are looked at.",
     )
     subset: int = Field(
         500,
@@ -314,6 +362,11 @@ class DiverseBatchConfig(Section):
         10,
         ge=1,
         description="Samples of the smallest margin that are clustered, as a multiple of the budget (β).",
+    )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
 
 
@@ -372,6 +425,22 @@ class FairfalConfig(Section):
     )
 
 
+class FealConfig(Section):
+    """Options of the query strategy `feal`."""
+
+    num_neighbors: int = Field(
+        5,
+        ge=1,
+        description="A sample with so many near neighbors in the pool is skipped where one of the nearest so many is chosen (n).",
+    )
+    similarity: float = Field(
+        0.85,
+        ge=-1,
+        le=1,
+        description="Neighbors are near above this cosine of the local model's features (τ).",
+    )
+
+
 class FinetuningConfig(Section):
     """Options of the query strategy `finetuning`."""
 
@@ -409,6 +478,10 @@ class GcnalConfig(Section):
     margin: float = Field(
         0.1, ge=0, le=1, description="The score s that UncertainGCN looks for."
     )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="What k-center goes by: `faithful` the hidden layer and, as one more column that outweighs it, the score before the sigmoid, as the published codes do; `corrected` the hidden layer alone.",
+    )
 
 
 class IfalConfig(Section):
@@ -418,6 +491,11 @@ class IfalConfig(Section):
         250,
         ge=1,
         description="Nearest neighbors of each sample, labeled or not, among the others of the pool; a smaller pool gives all of them.",
+    )
+    num_starts: int = Field(
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
     quirks: Literal["faithful", "corrected"] = Field(
         "faithful",
@@ -439,7 +517,9 @@ class LogoConfig(Section):
     """Options of the query strategy `logo`."""
 
     num_starts: int = Field(
-        10, ge=1, description="Runs of k-means of which the best is kept."
+        10,
+        ge=1,
+        description="Runs of k-means of which the best is kept; 10 were scikit-learn's default when the published code was run.",
     )
 
 
@@ -452,12 +532,16 @@ class TypiclustConfig(Section):
         description="Most clusters of labeled and unlabeled samples; there is one for each label and for each sample to choose.",
     )
     min_cluster_size: int = Field(
-        5, ge=1, description="Clusters with fewer unlabeled samples come last."
+        5, ge=1, description="Small clusters come last, see `quirks`."
     )
     num_neighbors: int = Field(
         20,
         ge=1,
         description="Neighbors in the cluster whose nearness makes a sample typical (K).",
+    )
+    quirks: Literal["faithful", "corrected"] = Field(
+        "faithful",
+        description="`faithful` is the published code: squared distances to at most half of the cluster, sizes count labeled samples too, and a cluster of `min-cluster-size` is small; `corrected`: distances to at most all others, sizes count what can be chosen, and only fewer are small.",
     )
 
 
@@ -465,7 +549,9 @@ class OptionSections(Section):
     """A section for each strategy or objective with options, and the model choice."""
 
     alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
+    evidential: EvidentialConfig = Field(default_factory=EvidentialConfig)
     kcfu: KcfuConfig = Field(default_factory=KcfuConfig)
+    logit_adjusted: LogitAdjustedConfig = Field(default_factory=LogitAdjustedConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     alfa_mix: AlfaMixConfig = Field(default_factory=AlfaMixConfig)
     bald: BaldConfig = Field(default_factory=BaldConfig)
@@ -475,6 +561,7 @@ class OptionSections(Section):
     ensemble_logit: EnsembleLogitConfig = Field(default_factory=EnsembleLogitConfig)
     ensemble_rank: EnsembleRankConfig = Field(default_factory=EnsembleRankConfig)
     fairfal: FairfalConfig = Field(default_factory=FairfalConfig)
+    feal: FealConfig = Field(default_factory=FealConfig)
     finetuning: FinetuningConfig = Field(default_factory=FinetuningConfig)
     gcnal: GcnalConfig = Field(default_factory=GcnalConfig)
     ifal: IfalConfig = Field(default_factory=IfalConfig)

@@ -62,6 +62,12 @@ class LocalConfig(Section):
         description="What `lr-milestone` counts: optimizer steps, as the paper's code "
         "does, or epochs.",
     )
+    quirks: Quirks = Field(
+        "faithful",
+        description="`faithful` measures the accuracy that stops the training on "
+        "images that are mirrored as in training, as the published code does; "
+        "`corrected` on the images as they are.",
+    )
 
 
 class DistillConfig(Section):
@@ -90,5 +96,6 @@ class DistillConfig(Section):
     quirks: Quirks = Field(
         "faithful",
         description="`faithful` keeps the last weights, as the published code does in "
-        "effect; `corrected` those of the lowest loss, as it meant to.",
+        "effect, and watches the mean loss of the batches; `corrected` keeps those of "
+        "the lowest loss, as it meant to, and watches the mean over the images.",
     )

@@ -1,32 +1,43 @@
 """Balanced Dirichlet: clients of equal size with classes of unequal share.
 
-See method §2. In the order of the method: proportions, rounding, quotas, deal.
+See method §2.2. In its order: proportions, rounding, quotas, deal. With seed 0 the
+table of counts is that of the published experiments, entry for entry.
 """
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.randomness import numpy_generator, torch_generator
 
 __all__ = [
     "balanced_dirichlet",
     "client_sizes",
     "deal_by_proportions",
+    "deal_in_equal_sizes",
     "proportions_of",
 ]
 
+_PUBLISHED_SEED = 0
 _NUM_ALTERNATIONS = 5
-_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-300, 1e300
+_SMALLEST_SUM = 1e-12
+_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-300, 1e30
+_SAMPLER_UNDERFLOWS_BELOW = 0.01
+
+_Counts = npt.NDArray[np.int64]
+_Proportions = npt.NDArray[np.floating]
 
 
 def balanced_dirichlet(
     labels: npt.NDArray[np.int64],
     num_clients: int,
     alpha: float,
-    generator: np.random.Generator,
+    seed: int,
     *,
     num_classes: int,
-) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.float64]]:
+) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.float32]]:
     """Deal all samples to clients of equal size by Dirichlet class proportions.
 
     Parameters
@@ -38,8 +49,9 @@ def balanced_dirichlet(
     alpha : float
         Dirichlet concentration, positive: towards 0 a client holds few classes,
         towards infinity all in equal shares.
-    generator : numpy.random.Generator
-        The only source of randomness.
+    seed : int
+        Of the proportions and of which samples go where. With 0 the proportions are
+        those of the published experiments.
     num_classes : int
         C.
 
@@ -49,8 +61,8 @@ def balanced_dirichlet(
         Per client its rows of `labels`, int64, ascending. Each row has exactly one
         owner; a client has N // K rows, the first N % K clients one more.
     proportions : ndarray, shape (num_clients, num_classes)
-        Which part of each class was meant for each client, before the sizes were made
-        equal. Columns sum to 1.
+        float32: which part of each class was meant for each client, before the sizes
+        were made equal. Columns sum to 1; that of a class that no client drew, to less.
 
     Raises
     ------
@@ -63,14 +75,14 @@ def balanced_dirichlet(
             f"`num-clients` is {num_clients}; allowed: 1 to {num_samples}, the number "
             "of training images."
         )
-    proportions = _balanced_proportions(num_clients, num_classes, alpha, generator)
-    class_sizes = np.bincount(labels, minlength=num_classes)
-    quotas = client_sizes(num_samples, num_clients)
-    counts = _meet_quotas(_largest_remainder(proportions * class_sizes), quotas)
-    return _deal(labels, counts, generator), proportions
+    proportions = _balanced_proportions(
+        num_clients, num_classes, alpha, _proportions_generator(seed)
+    )
+    generator = numpy_generator(seed, "partition")
+    return deal_in_equal_sizes(labels, proportions, generator), proportions
 
 
-def client_sizes(num_samples: int, num_clients: int) -> npt.NDArray[np.int64]:
+def client_sizes(num_samples: int, num_clients: int) -> _Counts:
     """Return equal sizes; the first N % K clients have one more.
 
     Examples
@@ -83,7 +95,7 @@ def client_sizes(num_samples: int, num_clients: int) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def proportions_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def proportions_of(counts: _Counts) -> npt.NDArray[np.float64]:
     """Return which part of each class each client has.
 
     Parameters
@@ -100,9 +112,36 @@ def proportions_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.where(sizes > 0, counts / np.maximum(sizes, 1), 1 / len(counts))
 
 
+def deal_in_equal_sizes(
+    labels: npt.NDArray[np.int64],
+    proportions: _Proportions,
+    generator: np.random.Generator,
+) -> list[npt.NDArray[np.int64]]:
+    """Deal samples to clients of equal size, as near to the proportions as that allows.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N,)
+        int64 in ``range(num_classes)``.
+    proportions : ndarray, shape (num_clients, num_classes)
+        As `balanced_dirichlet` returns them.
+    generator : numpy.random.Generator
+        Decides which samples of a class go where; how many do not depend on it.
+
+    Returns
+    -------
+    list of ndarray
+        Per client its rows, int64, ascending. Each row has exactly one owner; a client
+        has N // K, the first N % K clients one more.
+    """
+    quotas = client_sizes(len(labels), len(proportions))
+    counts = _meet_quotas(_rounded(proportions, labels), quotas)
+    return _deal(labels, counts, generator)
+
+
 def deal_by_proportions(
     labels: npt.NDArray[np.int64],
-    proportions: npt.NDArray[np.float64],
+    proportions: _Proportions,
     generator: np.random.Generator,
 ) -> list[npt.NDArray[np.int64]]:
     """Deal samples to clients class by class, without any quota per client.
@@ -112,7 +151,7 @@ def deal_by_proportions(
     labels : ndarray, shape (N,)
         int64 in ``range(num_classes)``.
     proportions : ndarray, shape (num_clients, num_classes)
-        As `balanced_dirichlet` returns them; columns sum to 1.
+        As `proportions_of` returns them; columns sum to 1.
     generator : numpy.random.Generator
         Decides which samples of a class go where.
 
@@ -122,52 +161,76 @@ def deal_by_proportions(
         Per client its rows, int64, ascending. Each row has exactly one owner; a client
         may have none.
     """
-    class_sizes = np.bincount(labels, minlength=proportions.shape[1])
-    return _deal(labels, _largest_remainder(proportions * class_sizes), generator)
+    return _deal(labels, _rounded(proportions, labels), generator)
+
+
+def _proportions_generator(seed: int) -> torch.Generator:
+    """Return the published experiments' stream for their seed, else one of our own."""
+    if seed == _PUBLISHED_SEED:
+        return torch.Generator().manual_seed(_PUBLISHED_SEED)
+    return torch_generator(seed, "partition")
 
 
 def _balanced_proportions(
-    num_clients: int, num_classes: int, alpha: float, generator: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Draw K Dirichlet vectors; make rows, then columns sum to 1, five times.
+    num_clients: int, num_classes: int, alpha: float, generator: torch.Generator
+) -> npt.NDArray[np.float32]:
+    """Draw K Dirichlet vectors; make rows, then columns sum to 1, five times."""
+    draws = [_dirichlet(num_classes, alpha, generator) for _ in range(num_clients)]
+    table = torch.stack(draws)
+    for _ in range(_NUM_ALTERNATIONS):
+        table = table / (table.sum(dim=1, keepdim=True) + _SMALLEST_SUM)
+        table = table / (table.sum(dim=0, keepdim=True) + _SMALLEST_SUM)
+    proportions: npt.NDArray[np.float32] = table.numpy()
+    return proportions
 
-    All of it happens on logarithms: with a small alpha most entries of a Dirichlet
-    vector are smaller than any floating-point number, and a class that no client
-    favors would have nothing to normalize.
+
+def _dirichlet(num_classes: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """Draw one vector of Dirichlet(alpha), float32.
+
+    Where alpha is so small that all of PyTorch's gamma variates may be 0, they are
+    drawn as logarithms: Gamma(a) is Gamma(a + 1) * U ** (1 / a), and -log U is
+    exponential.
     """
     alpha = min(max(alpha, _SMALLEST_ALPHA), _LARGEST_ALPHA)
-    shape = (num_clients, num_classes)
-    # Gamma(a) is Gamma(a + 1) * U ** (1 / a), and -log U is exponential.
-    logs = np.log(generator.standard_gamma(alpha + 1, shape))
-    logs -= generator.standard_exponential(shape) / alpha
-    for _ in range(_NUM_ALTERNATIONS):
-        logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
-        logs -= np.logaddexp.reduce(logs, axis=0, keepdims=True)
-    return np.exp(logs)
+    if alpha >= _SAMPLER_UNDERFLOWS_BELOW:
+        alphas = torch.full((num_classes,), alpha, dtype=torch.float32)
+        return torch._sample_dirichlet(alphas, generator)
+    alphas = torch.full((num_classes,), alpha, dtype=torch.float64)
+    logs = torch._standard_gamma(alphas + 1, generator).log()
+    logs -= torch.empty_like(logs).exponential_(generator=generator) / alpha
+    return logs.softmax(dim=0).float()
 
 
-def _largest_remainder(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Round each column to whole numbers with the same sum.
+def _rounded(proportions: _Proportions, labels: npt.NDArray[np.int64]) -> _Counts:
+    """Return how many samples of each class each client is meant to get."""
+    sizes = np.bincount(labels, minlength=proportions.shape[1])
+    return _largest_remainder(proportions * sizes.astype(proportions.dtype), sizes)
+
+
+def _largest_remainder(shares: _Proportions, sizes: _Counts) -> _Counts:
+    """Round each column of shares to whole numbers with the sum in `sizes`.
 
     Every share is rounded down; what is left of a column goes one each to its largest
-    remainders (ties: lower row first). Columns sum to whole numbers.
+    remainders (ties: lower row first), and round again where all have got one, as in
+    the column of a class that no client drew.
     """
     floors = np.floor(shares)
-    left = np.rint(shares.sum(axis=0)) - floors.sum(axis=0)
+    left = sizes - floors.sum(axis=0, dtype=np.int64)
     order = np.argsort(floors - shares, axis=0, kind="stable")
     rank = np.argsort(order, axis=0)
-    whole: npt.NDArray[np.int64] = (floors + (rank < left)).astype(np.int64)
+    each, rest = np.divmod(left, len(shares))
+    whole: _Counts = floors.astype(np.int64) + each + (rank < rest)
     return whole
 
 
-def _meet_quotas(
-    counts: npt.NDArray[np.int64], quotas: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _meet_quotas(counts: _Counts, quotas: _Counts) -> _Counts:
     """Move samples, class by class, from clients over their quota to those under it.
 
-    In each class a client gives what it has too much, and what is given is dealt in
-    proportion to what the others lack. One pass suffices: a client's excess is at most
-    its samples of all classes, and the clients under quota lack all that is given.
+    In each class a client gives what it has too much. Those that lack take it, each
+    all that it lacks, in the order of what they lacked before anything moved, most
+    first (ties: lower client first). One pass suffices: a client's excess is at most
+    its samples of all classes, and those under quota lack all that is given; so it
+    makes no difference who takes from whom.
 
     Parameters
     ----------
@@ -177,13 +240,14 @@ def _meet_quotas(
         Samples that each client shall have; the sums are equal.
     """
     counts = counts.copy()
+    order = np.argsort(counts.sum(axis=1) - quotas, kind="stable")
     for column in counts.T:  # a view: the class's count at each client
-        excess = counts.sum(axis=1) - quotas
-        given = np.minimum(np.maximum(excess, 0), column)
-        lacking = np.maximum(-excess, 0)
-        if given.any():
-            shares = given.sum() * lacking / lacking.sum()
-            column += _largest_remainder(shares[:, None])[:, 0] - given
+        lacking = quotas - counts.sum(axis=1)
+        given = np.minimum(np.maximum(-lacking, 0), column)
+        wanted = np.maximum(lacking, 0)[order]
+        taken_before = np.cumsum(wanted) - wanted
+        column[order] += np.clip(given.sum() - taken_before, 0, wanted)
+        column -= given
     return counts
 
 

@@ -30,7 +30,7 @@ __all__ = ["Entry", "ShardCache", "stamp"]
 
 log = logging.getLogger("fairfal.data")
 
-_FORMAT = 2
+_FORMAT = 3
 _MANIFEST = "manifest.json"
 _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55

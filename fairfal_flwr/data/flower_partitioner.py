@@ -23,7 +23,6 @@ from flwr_datasets.partitioner import (
 
 from fairfal_flwr.data.balanced_dirichlet import balanced_dirichlet, client_sizes
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +86,7 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
             labels,
             self._num_partitions,
             self._alpha,
-            numpy_generator(self._seed, "partition"),
+            self._seed,
             num_classes=num_classes,
         )
         return rows

@@ -10,6 +10,7 @@ from fairfal_flwr.data.balanced_dirichlet import (
     balanced_dirichlet,
     client_sizes,
     deal_by_proportions,
+    deal_in_equal_sizes,
     proportions_of,
 )
 from fairfal_flwr.data.datasets import load_image_set
@@ -96,18 +97,13 @@ def partition_rows(
     """
     image_set = load_image_set(images)
     kept = _kept_rows(image_set, partition)
-    dealt, proportions = _deal(image_set, kept, partition)
+    dealt, test_rows = _deal(image_set, kept, partition)
     if idle := [client for client, rows in enumerate(dealt) if not len(rows)]:
         raise UserError(
             f"`data.partitioner` is {partition.partitioner!r}, which leaves client "
             f"{idle[0]} without any image; choose fewer clients or a larger "
             "`data.alpha`."
         )
-    test_rows = deal_by_proportions(
-        image_set.test_labels.numpy(),
-        proportions,
-        numpy_generator(partition.partition_seed, "partition-test"),
-    )
     return dealt, test_rows
 
 
@@ -131,25 +127,26 @@ def _kept_rows(image_set: ImageSet, partition: PartitionSpec) -> Rows:
 
 def _deal(
     image_set: ImageSet, kept: Rows, partition: PartitionSpec
-) -> tuple[list[Rows], npt.NDArray[np.float64]]:
-    """Deal rows; return them per client, and class-by-client proportions."""
+) -> tuple[list[Rows], list[Rows]]:
+    """Deal the kept training rows and, by the same class proportions, the test rows."""
     num_clients, num_classes = partition.num_clients, image_set.num_classes
-    generator = numpy_generator(partition.partition_seed, "partition")
+    seed = partition.partition_seed
+    test_labels = image_set.test_labels.numpy()
+    test_generator = numpy_generator(seed, "partition-test")
     if image_set.train_labels is None:
+        dealt = _deal_unlabeled(kept, partition, numpy_generator(seed, "partition"))
         equal = np.full((num_clients, num_classes), 1 / num_clients)
-        return _deal_unlabeled(kept, partition, generator), equal
+        return dealt, deal_by_proportions(test_labels, equal, test_generator)
     labels = image_set.train_labels.numpy()
     if partition.partitioner == "balanced-dirichlet":
-        rows, proportions = balanced_dirichlet(
-            labels[kept],
-            num_clients,
-            partition.alpha,
-            generator,
-            num_classes=num_classes,
+        rows, meant = balanced_dirichlet(
+            labels[kept], num_clients, partition.alpha, seed, num_classes=num_classes
         )
-        return [kept[part] for part in rows], proportions
-    dealt = _deal_by_flower(labels, kept, partition, generator)
-    return dealt, proportions_of(_table(labels, dealt, num_classes))
+        dealt = [kept[part] for part in rows]
+        return dealt, deal_in_equal_sizes(test_labels, meant, test_generator)
+    dealt = _deal_by_flower(labels, kept, partition, numpy_generator(seed, "partition"))
+    shares = proportions_of(_table(labels, dealt, num_classes))
+    return dealt, deal_by_proportions(test_labels, shares, test_generator)
 
 
 def _deal_by_flower(

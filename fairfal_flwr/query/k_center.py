@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairfal_flwr.query.gradient_embedding import OuterProducts, squared_distances_from
 
-__all__ = ["k_center_greedy", "nearest_squared_distances"]
+__all__ = ["cover_vectors", "k_center_greedy", "nearest_squared_distances"]
 
 CHUNK = 2**22  # distances held at once: 16 MiB
 
@@ -73,3 +73,35 @@ def k_center_greedy(
         nearest = nearest.minimum(squared_distances_from(points, pick, norms))
         nearest[pick] = -torch.inf
     return taken
+
+
+def cover_vectors(points: Tensor, budget: int, *, anchors: Tensor) -> Tensor:
+    """Return `k_center_greedy` of ordinary vectors.
+
+    They are moved so that their mean is 0. No distance sees that, but far from 0 a
+    squared distance would be a small difference of large numbers.
+
+    Parameters
+    ----------
+    points : Tensor, shape (N, D)
+        The candidates; the first of them starts where there are no anchors.
+    budget : int
+        How many to take, at most N.
+    anchors : Tensor, shape (M, D)
+        What is covered already.
+
+    Returns
+    -------
+    Tensor, shape (budget,), int64
+        Distinct positions in the order taken.
+
+    Examples
+    --------
+    >>> line = torch.tensor([[5000.0], [5001.0], [5005.0], [5009.0]])
+    >>> cover_vectors(line, 2, anchors=line[:1])
+    tensor([3, 2])
+    """
+    vectors = torch.cat([points, anchors])
+    moved = OuterProducts.plain(vectors - vectors.mean(dim=0))
+    split = len(points)
+    return k_center_greedy(moved[:split], budget, anchors=moved[split:])

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["entropies", "margins", "normalized_entropies"]
+__all__ = ["entropies", "margins", "normalized_entropies", "scaled"]
 
 
 def margins(probs: Tensor) -> Tensor:
@@ -71,3 +71,25 @@ def normalized_entropies(probs: Tensor) -> Tensor:
     tensor([0., 1.])
     """
     return entropies(probs) / math.log(probs.shape[1])
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Return (v − min v) / (max v − min v).
+
+    Parameters
+    ----------
+    values : Tensor, shape (N,)
+        One measure of all samples, N >= 1.
+
+    Returns
+    -------
+    Tensor, shape (N,)
+        In [0, 1]; equal values are all 0.
+
+    Examples
+    --------
+    >>> scaled(torch.tensor([3.0, 1.0, 2.0]))
+    tensor([1.0000, 0.0000, 0.5000])
+    """
+    values = values - values.min()
+    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fairfal_flwr.client.objectives import OBJECTIVES
 from fairfal_flwr.client.objectives.alignment import alignment_loss
 from fairfal_flwr.client.objectives.kcfu import class_weights, kcfu_loss
 from fairfal_flwr.client.training import LabeledImages, supervised_loss
-from fairfal_flwr.client.unlabeled import random_batches
+from fairfal_flwr.client.unlabeled import mirrored_at_random, random_batches
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.models import Classifier
 
@@ -108,6 +109,88 @@ def test_kcfu_compensates_where_the_server_sees_a_rare_class(quirks):
         terms.append(weight * kl(p, q) / 3)
     compensation = (loss(CLIENT, BATCH) - supervised(CLIENT, BATCH)).item()
     assert compensation == pytest.approx(sum(terms) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("quirks", ["faithful", "corrected"])
+def test_kcfu_asks_a_server_that_trains_or_one_that_does_not(quirks):
+    """Its BatchNorm goes by the batch, or by what it has seen in training."""
+
+    def normalizing():
+        norm = nn.BatchNorm1d(2)
+        norm.running_mean, norm.running_var = torch.ones(2), torch.full((2,), 4.0)
+        return Classifier(nn.Sequential(nn.Flatten(), norm), SERVER.head)
+
+    rows = np.array([0, 1, 2])
+    loss, supervised = (
+        kcfu_loss(
+            normalizing(),
+            torch.tensor([3, 1, 0]),
+            lambda rows: UNLABELED[torch.from_numpy(rows)],
+            batches,
+            np.random.default_rng(5),
+            quirks=quirks,
+        )
+        for batches in (itertools.repeat(rows), None)
+    )
+    rng = np.random.default_rng(5)
+    faithful = quirks == "faithful"
+    partners = [int(rng.integers(3))] * 3 if faithful else rng.permutation(3).tolist()
+    shares = rng.beta(2.0, 2.0, 3).tolist()
+    mixed = torch.stack(
+        [
+            share * UNLABELED[i] + (1 - share) * UNLABELED[j]
+            for i, (j, share) in enumerate(zip(partners, shares, strict=True))
+        ]
+    ).flatten(1)
+    mean, var = torch.ones(2), torch.full((2,), 4.0)
+    if faithful:
+        mean, var = mixed.mean(dim=0), mixed.var(dim=0, unbiased=False)
+    known = (mixed - mean) / (var + 1e-5).sqrt() @ SERVER.head.weight.T
+    gamma, total = [0.25, 0.75, 0.0], 0.0
+    for i, (j, share) in enumerate(zip(partners, shares, strict=True)):
+        weight = share * gamma[known[i].argmax()]
+        weight += (1 - share) * gamma[known[j].argmax()]
+        own = CLIENT(mixed[i][None, None, None])[0]
+        total += weight * kl(softmax(known[i], dim=0), softmax(own, dim=0)) / 9
+    compensation = (loss(CLIENT, BATCH) - supervised(CLIENT, BATCH)).item()
+    assert compensation == pytest.approx(total, rel=1e-4)
+
+
+def test_images_are_mirrored_at_random_by_the_generator():
+    inputs = mirrored_at_random(
+        lambda rows: UNLABELED[torch.from_numpy(rows)], np.random.default_rng(4)
+    )
+    rows = np.array([2, 0, 1, 2, 0, 1])
+    coins = np.random.default_rng(4).random(6) < 0.5
+    assert 0 < coins.sum() < 6
+    for image, row, coin in zip(inputs(rows), rows, coins, strict=True):
+        assert image.equal(UNLABELED[row].flip(-1) if coin else UNLABELED[row])
+
+
+@pytest.mark.parametrize(
+    ("quirks", "flips", "mirrored"),
+    [("faithful", True, True), ("faithful", False, False), ("corrected", True, False)],
+)
+def test_kcfu_mirrors_where_training_does_as_published(
+    monkeypatch, quirks, flips, mirrored
+):
+    asked = []
+    module = "fairfal_flwr.client.objectives.kcfu"
+    monkeypatch.setattr(f"{module}.pool_inputs", lambda this: asked.append)
+    monkeypatch.setattr(f"{module}.pool_batches", lambda *_: None)
+    monkeypatch.setattr(f"{module}.mirrored_at_random", lambda inputs, rng: "mirrored")
+    monkeypatch.setattr(
+        f"{module}.kcfu_loss", lambda server, counts, unlabeled, *_, **__: unlabeled
+    )
+    keys = {"train.objective": "kcfu", "kcfu.quirks": quirks}
+    this = SimpleNamespace(
+        config=RunConfig.from_flat({**keys, "train.horizontal-flip": flips}),
+        index=0,
+        request=SimpleNamespace(cycle=1, round=2, weights=None),
+        networks=SimpleNamespace(with_weights=lambda weights: SERVER),
+        label_counts=None,
+    )
+    assert (OBJECTIVES["kcfu"].make(this) == "mirrored") == mirrored
 
 
 def test_kcfu_has_finite_gradients_with_classes_unseen():

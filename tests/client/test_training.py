@@ -9,6 +9,7 @@ from fairfal_flwr.client import training
 from fairfal_flwr.client.plug import Plug
 from fairfal_flwr.client.sgd import SGD
 from fairfal_flwr.client.training import (
+    EpochLoss,
     LabeledImages,
     steps_per_epoch,
     train_local_model,
@@ -260,7 +261,7 @@ def test_distillation_ends_with_the_last_model_or_with_the_best(
     def play(model, *_arguments, **_keywords):
         number, loss = next(left)
         model.weight.data.fill_(number)
-        return loss
+        return EpochLoss(over_images=loss, over_batches=loss)
 
     monkeypatch.setattr(training, "_epoch", play)
     model = torch.nn.Linear(1, 1, bias=False)
@@ -273,3 +274,72 @@ def test_distillation_ends_with_the_last_model_or_with_the_best(
         generator=torch.Generator(),
     )
     assert (trained, model.weight.item()) == (epochs, kept)
+
+
+@pytest.mark.parametrize(("quirks", "epochs"), [("faithful", 4), ("corrected", 3)])
+def test_distillation_watches_the_mean_over_batches_or_over_images(
+    monkeypatch, quirks, epochs
+):
+    """By batches epoch 2 is the best, by images the first; patience is 2."""
+    means = iter([(1.0, 3.0), (2.0, 1.0), (2.0, 2.0), (2.0, 2.0), (0.0, 0.0)])
+    monkeypatch.setattr(training, "_epoch", lambda *_, **__: EpochLoss(*next(means)))
+    trained = training.train_distilled_model(
+        torch.nn.Linear(1, 1),
+        None,
+        TrainConfig(),
+        DistillConfig(max_epochs=9, patience=2, quirks=quirks),
+        objective=None,
+        generator=torch.Generator(),
+    )
+    assert trained == epochs
+
+
+def test_an_epoch_has_a_mean_over_images_and_one_over_batches():
+    """Three images in batches of two: the short batch counts as much, or half."""
+    labels = torch.tensor([0, 1, 2])
+    data = LabeledImages(torch.zeros(3, 1, 1, 1), labels)
+    model = Classifier(nn.Flatten(), nn.Linear(1, 3))
+    settings = TrainConfig(batch_size=2, lr=1e-9, momentum=0.0, weight_decay=0.0)
+    optimizer = training._optimizer(model, settings, 1e-9)
+    seen = []
+
+    def sizes(network, batch):
+        seen.append(float(len(batch)))
+        return network(batch.inputs).sum() * 0 + float(len(batch))
+
+    means = training._epoch(
+        model, data, optimizer, settings, generator(), objective=sizes
+    )
+    assert sorted(seen) == [1.0, 2.0]
+    assert means == (pytest.approx(5 / 3), pytest.approx(3 / 2))
+
+
+class Left(nn.Module):
+    """Knows an image by its left pixel: mirrored, it is taken for the other class."""
+
+    def forward(self, inputs):
+        left = inputs[:, 0, 0, 0]
+        return torch.stack([left, 1 - left], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("quirks", "flips", "stops"),
+    [("faithful", True, False), ("corrected", True, True), ("faithful", False, True)],
+)
+def test_the_local_model_stops_on_mirrored_images_as_published(
+    monkeypatch, quirks, flips, stops
+):
+    """The model knows all images as they are, and none that is mirrored."""
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]] * 8).view(16, 1, 1, 2)
+    data = LabeledImages(inputs, torch.tensor([0, 1] * 8))
+    monkeypatch.setattr(training, "_epoch", lambda *_, **__: EpochLoss(0.0, 0.0))
+    model = Left()
+    model.weight, model.smallest_batch = nn.Parameter(torch.zeros(1)), 1
+    epochs = train_local_model(
+        model,
+        data,
+        TrainConfig(horizontal_flip=flips),
+        LocalConfig(max_epochs=3, stop_accuracy=0.99, quirks=quirks),
+        generator=generator(),
+    )
+    assert epochs == (1 if stops else 3)

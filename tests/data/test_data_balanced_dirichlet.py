@@ -1,22 +1,34 @@
-"""The balanced Dirichlet deal of method §2."""
+"""The balanced Dirichlet deal of method §2.2, and a slow twin of it."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairfal_flwr.data import balanced_dirichlet, long_tail_counts
-from fairfal_flwr.data.balanced_dirichlet import deal_by_proportions
+from fairfal_flwr.data import (
+    ImageSpec,
+    PartitionSpec,
+    balanced_dirichlet,
+    long_tail_counts,
+    partition_table,
+)
+from fairfal_flwr.data.balanced_dirichlet import (
+    deal_by_proportions,
+    deal_in_equal_sizes,
+)
+from fairfal_flwr.data.fashion_mnist import DEBIAN_FOLDER
 from fairfal_flwr.errors import UserError
+
+PUBLISHED_ROWS = {  # client: Fashion-MNIST with rho 20 dealt with alpha 0.1
+    0: [0, 1047, 421, 141, 92, 5, 3, 82, 252, 0],
+    3: [1649, 2, 1, 0, 0, 0, 203, 129, 55, 4],
+}
 
 
 def deal(labels, num_clients, alpha, seed=0, num_classes=10):
     return balanced_dirichlet.balanced_dirichlet(
-        labels,
-        num_clients,
-        alpha,
-        np.random.default_rng(seed),
-        num_classes=num_classes,
+        labels, num_clients, alpha, seed, num_classes=num_classes
     )
 
 
@@ -37,11 +49,110 @@ def test_the_paper_s_clients_have_2043_or_2042_images_and_label_102_a_cycle():
     assert proportions.shape == (10, 10)
 
 
+def test_seed_0_deals_the_table_of_the_published_experiments():
+    labels = paper_labels()
+    table = class_table(labels, deal(labels, 10, 0.1, seed=0)[0])
+    for client, row in PUBLISHED_ROWS.items():
+        assert table[client].tolist() == row
+    assert table[8, [1, 2, 9]].tolist() == [1213, 823, 6]
+    other = class_table(labels, deal(labels, 10, 0.1, seed=1)[0])
+    assert other.tolist() != table.tolist()
+
+
+@pytest.mark.skipif(
+    not DEBIAN_FOLDER.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
+)
+def test_the_table_of_fashion_mnist_is_the_published_one_whatever_the_run_s_seed():
+    images = ImageSpec("fashion-mnist")
+    partition = PartitionSpec(
+        num_clients=10, seed=4, partition_seed=0, imbalance_ratio=20.0, alpha=0.1
+    )
+    table, _ = partition_table(images, partition)
+    for client, row in PUBLISHED_ROWS.items():
+        assert table[client].tolist() == row
+
+
+def slow_table(sizes: list[int], proportions: np.ndarray) -> list[list[int]]:
+    """Deal class sizes one sample after the other, by the words of method §2.2."""
+    num_clients, num_classes = proportions.shape
+    counts = [[0] * num_classes for _ in range(num_clients)]
+    for c, size in enumerate(sizes):
+        shares = [np.float32(p) * np.float32(size) for p in proportions[:, c]]
+        for k, share in enumerate(shares):
+            counts[k][c] = int(share)
+        by_remainder = sorted(
+            range(num_clients), key=lambda k: (int(shares[k]) - shares[k], k)
+        )
+        while sum(row[c] for row in counts) < size:
+            for k in by_remainder:
+                if sum(row[c] for row in counts) < size:
+                    counts[k][c] += 1
+    slowly_meet_quotas(counts)
+    return counts
+
+
+def slowly_meet_quotas(counts: list[list[int]]) -> None:
+    """Move one sample at a time, in passes, from the richest donor of the class."""
+    num_clients, total = len(counts), sum(map(sum, counts))
+    quota = [
+        total // num_clients + (k < total % num_clients) for k in range(num_clients)
+    ]
+
+    def lacks(k: int) -> int:
+        return quota[k] - sum(counts[k])
+
+    while any(lacks(k) > 0 for k in range(num_clients)):
+        clients = range(num_clients)
+        receivers = sorted(
+            (k for k in clients if lacks(k) > 0), key=lambda k: -lacks(k)
+        )
+        donors = sorted((k for k in clients if lacks(k) < 0), key=lacks)
+        for c in range(len(counts[0])):
+            supply = {k: min(counts[k][c], -lacks(k)) for k in donors}
+            for receiver in receivers:
+                while lacks(receiver) > 0 and max(supply.values()) > 0:
+                    donor = max(donors, key=supply.__getitem__)
+                    supply[donor] -= 1
+                    counts[donor][c] -= 1
+                    counts[receiver][c] += 1
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any),
+    num_clients=st.integers(1, 7),
+    alpha=st.sampled_from([1e-6, 0.02, 0.1, 1.0, 100.0]),
+    seed=st.integers(0, 50),
+)
+def test_the_deal_is_that_of_its_slow_twin(sizes, num_clients, alpha, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    num_clients = min(num_clients, len(labels))
+    rows, proportions = deal(labels, num_clients, alpha, seed, len(sizes))
+    table = class_table(labels, rows, len(sizes))
+    assert table.tolist() == slow_table(sizes, proportions)
+
+
+def test_the_paper_s_deal_is_that_of_its_slow_twin():
+    labels = paper_labels()
+    for alpha in (0.1, 100.0):
+        rows, proportions = deal(labels, 10, alpha)
+        twin = slow_table(np.bincount(labels).tolist(), proportions)
+        assert class_table(labels, rows).tolist() == twin
+
+
 def test_largest_remainders_by_hand():
     shares = np.array([[1.5, 0.5, 0.0], [0.7, 0.5, 3.0], [0.8, 0.0, 0.0]])
     # Left over: 2 to .8 and .7; 1 to the lower of two equal rows; none.
     expected = [[1, 1, 0], [1, 0, 3], [1, 0, 0]]
-    assert balanced_dirichlet._largest_remainder(shares).tolist() == expected
+    sizes = np.array([3, 1, 3])
+    assert balanced_dirichlet._largest_remainder(shares, sizes).tolist() == expected
+
+
+def test_a_class_that_no_client_drew_goes_to_all():
+    shares = np.array([[1e-9], [3e-9], [2e-9]])
+    sizes = np.array([8])
+    dealt = balanced_dirichlet._largest_remainder(shares, sizes)
+    assert dealt[:, 0].tolist() == [2, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -51,9 +162,16 @@ def test_largest_remainders_by_hand():
         ([[2, 1], [1, 2]], [3, 3], [[2, 1], [1, 2]]),
         # Client 0 has 2 too many and gives them in the first class.
         ([[5, 1], [0, 2]], [4, 4], [[3, 1], [2, 2]]),
-        # Client 0 has 4 too many: its only sample of class 0 goes to the lower of two
-        # clients that lack 2 each; then they lack 1 and 2 of class 1.
+        # Client 0 has 4 too many; the lower of two that lack 2 each takes all it lacks.
         ([[1, 5], [0, 0], [0, 0]], [2, 2, 2], [[0, 2], [1, 1], [0, 2]]),
+        # Client 2 lacks most, so it takes first, all of class 0; then 1 is left to 1.
+        ([[2, 4], [0, 2], [0, 1]], [3, 3, 3], [[0, 3], [0, 3], [2, 1]]),
+        # Client 1 lacks 3, then 1, and still comes before client 2, which lacks 2.
+        (
+            [[2, 1, 3], [0, 0, 0], [0, 0, 0]],
+            [1, 3, 2],
+            [[0, 0, 1], [2, 1, 0], [0, 0, 2]],
+        ),
         # Two give, 1 of class 0 and 2 of class 1.
         ([[4, 0], [0, 5], [0, 0]], [3, 3, 3], [[3, 0], [0, 3], [1, 2]]),
     ],
@@ -64,28 +182,31 @@ def test_quotas_by_hand(counts, quotas, expected):
 
 
 def test_proportions_agree_with_the_plain_computation():
-    shape, alpha = (6, 4), 2.0
-    generator = np.random.default_rng(3)
-    gamma = generator.standard_gamma(alpha + 1, shape)
-    plain = gamma * np.exp(-generator.standard_exponential(shape) / alpha)
+    torch.manual_seed(0)
+    rows = [
+        torch.distributions.Dirichlet(torch.full((4,), 2.0)).sample() for _ in "123456"
+    ]
+    plain = torch.stack(rows).double().numpy()
     for _ in range(5):
         plain /= plain.sum(axis=1, keepdims=True)
         plain /= plain.sum(axis=0, keepdims=True)
     ours = balanced_dirichlet._balanced_proportions(
-        *shape, alpha, np.random.default_rng(3)
+        6, 4, 2.0, torch.Generator().manual_seed(0)
     )
-    assert ours == pytest.approx(plain, rel=1e-9)
+    assert ours.dtype == np.float32
+    assert ours == pytest.approx(plain, rel=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 50.0])
-def test_draws_before_normalization_are_gamma(monkeypatch, alpha):
-    """Normalized Gamma(alpha) draws are Dirichlet(alpha); mean and variance: alpha."""
+@pytest.mark.parametrize("alpha", [0.0005, 0.0099, 0.01, 0.3, 50.0])
+def test_draws_before_normalization_are_dirichlet(monkeypatch, alpha):
+    """Shares have mean 1 / C and variance (1 / C) (1 - 1 / C) / (C alpha + 1)."""
     monkeypatch.setattr(balanced_dirichlet, "_NUM_ALTERNATIONS", 0)
     draws = balanced_dirichlet._balanced_proportions(
-        400, 500, alpha, np.random.default_rng(0)
+        20000, 4, alpha, torch.Generator().manual_seed(0)
     )
-    assert draws.mean() == pytest.approx(alpha, rel=0.02)
-    assert draws.var() == pytest.approx(alpha, rel=0.05)
+    assert draws.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert draws.mean(axis=0) == pytest.approx(0.25, abs=0.015)
+    assert draws.var() == pytest.approx(0.1875 / (4 * alpha + 1), rel=0.03)
 
 
 def test_a_large_alpha_gives_every_client_the_same_mixture():
@@ -146,7 +267,8 @@ def test_every_row_has_one_owner_and_every_quota_is_met(
     assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(num_samples))
     assert all(np.all(np.diff(part) > 0) for part in rows)
     assert proportions.min() >= 0
-    assert proportions.sum(axis=0) == pytest.approx(np.ones(num_classes))
+    sums = proportions.sum(axis=0)
+    assert sums[sums > 1e-6] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [5e-324, 1e-12, 1e12, 1.7e308])
@@ -187,11 +309,11 @@ def test_a_test_set_is_dealt_by_its_columns():
     assert np.sort(np.concatenate(rows)).tolist() == list(range(7))
 
 
-def test_training_and_test_images_follow_the_same_proportions():
+def test_test_images_are_dealt_like_training_images():
     labels = np.arange(60000) % 10
-    _, proportions = deal(labels, 10, 0.5)
-    test_labels = np.arange(10000) % 10
-    test_rows = deal_by_proportions(test_labels, proportions, np.random.default_rng(1))
-    assert class_table(test_labels, test_rows) == pytest.approx(
-        1000 * proportions, abs=1
-    )
+    _, proportions = deal(labels, 10, 0.1)
+    test_labels = np.arange(10003) % 10
+    rows = deal_in_equal_sizes(test_labels, proportions, np.random.default_rng(1))
+    assert [len(part) for part in rows] == [1001] * 3 + [1000] * 7
+    twin = slow_table(np.bincount(test_labels).tolist(), proportions)
+    assert class_table(test_labels, rows).tolist() == twin

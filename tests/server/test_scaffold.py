@@ -39,8 +39,8 @@ class Scalar(nn.Module):
 class ScalarClient:
     """Minimizes a/2 (w - b)^2 by some steps of SGD."""
 
-    def __init__(self, a, b, path, momentum=0.0, steps=STEPS):
-        self.a, self.b, self.steps = a, b, steps
+    def __init__(self, a, b, path, momentum=0.0, steps=STEPS, num_labels=1):
+        self.a, self.b, self.steps, self.num_labels = a, b, steps, num_labels
         self.kept = Variates(path)
         self.settings = TrainConfig(
             epochs=steps, batch_size=1, momentum=momentum, weight_decay=0.0
@@ -71,7 +71,7 @@ class ScalarClient:
         change = plug.finish(trained)["variate"] if plug else None
         if plug:
             self.c = self.kept.read(request.moment)["w"]
-        return TrainReply(1, 0.0, 0.0, model.state_dict(), change)
+        return TrainReply(self.num_labels, 0.0, 0.0, model.state_dict(), change)
 
 
 class Problem:
@@ -157,6 +157,19 @@ def test_it_reaches_the_optimum_that_fedavg_misses(tmp_path):
         ours.round(), theirs.round()
     assert float(theirs.x) == pytest.approx(-0.32 / 0.35)
     assert float(ours.x) == pytest.approx(-1.0, abs=1e-6)
+
+
+def test_its_optimum_has_equal_weights_however_many_labels_clients_have(tmp_path):
+    """With 9 labels to 1 the weighted optimum is w = (9 * 2 - 3 * 2) / (9 + 3) = 1."""
+    clients = [
+        ScalarClient(1.0, 2.0, tmp_path / "0.sqlite", num_labels=9),
+        ScalarClient(3.0, -2.0, tmp_path / "1.sqlite", num_labels=1),
+    ]
+    problem = Problem(scaffold(), clients)
+    assert problem.round() == pytest.approx(0.9 * 0.38 - 0.1 * 1.02)
+    for _ in range(300):
+        problem.round()
+    assert float(problem.x) == pytest.approx(-1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("divisor", ["step sum", "steps"])

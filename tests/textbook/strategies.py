@@ -369,7 +369,8 @@ def one_of_each_cluster(
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=query.generator))
-    k_means = KMeans(query.budget, n_init=1, random_state=seed)
+    starts = query.settings[f"{query.settings['query.strategy']}.num-starts"]
+    k_means = KMeans(query.budget, n_init=starts, random_state=seed)
     with threadpool_limits(1):  # sums depend on the number of threads
         k_means.fit(points.numpy(), sample_weight=importance)
     chosen = []
@@ -418,9 +419,11 @@ def chase(query: Query) -> list[int]:
         global_h = entropy(query.of_pool("global")[0])
         local_h = entropy(query.of_pool("local-last")[0])
         gaps = [g - h for g, h in zip(global_h, local_h, strict=True)]
-        low, high = min(gaps), max(gaps)
+        low, high = (f(gaps[row] for row in looked_at) for f in (min, max))
+        least, most = (f(scores[row] for row in looked_at) for f in (min, max))
         scores = [
-            v + (gap - low) / (high - low) for v, gap in zip(scores, gaps, strict=True)
+            (v - least) / max(most - least, 1) + (gap - low) / (high - low)
+            for v, gap in zip(scores, gaps, strict=True)
         ]
     ranked = best([scores[row] for row in looked_at], budget)
     chosen = [looked_at[i] for i in ranked]

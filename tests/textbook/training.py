@@ -70,10 +70,13 @@ def train_epoch(
     generator: torch.Generator,
     loss: Loss = supervised,
     penalty: Callable[[CNN4], Tensor | float] = no_penalty,
+    *,
+    by_batch: bool = False,
 ) -> float:
     """Go once over the labels, shuffled and perhaps mirrored; return the mean loss.
 
-    A penalty is minimized as well, but does not count in the mean.
+    A penalty is minimized as well, but does not count in the mean, which is over the
+    images, or over the batches.
     """
     network.train()
     size = settings["train.batch-size"]
@@ -84,14 +87,15 @@ def train_epoch(
         for i in range(len(inputs)):
             if coins[i] < 0.5:
                 inputs[i] = inputs[i].flip(-1)
-    total = 0.0
+    total, values = 0.0, []
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         value = loss(network, inputs[batch], labels[batch])
         (value + penalty(network)).backward()
         optimizer.step()
-        total += float(value.detach()) * len(batch)
-    return total / len(labels)
+        values.append(float(value.detach()))
+        total += values[-1] * len(batch)
+    return mean(values) if by_batch else total / len(labels)
 
 
 def endless_batches(size: int, batch_size: int, rng: Any) -> Any:
@@ -121,8 +125,10 @@ def kcfu(
     a partner x', x̃ = β x + (1 - β) x', and the network is pulled towards the server's
     view of x̃ by KL(server ‖ client), averaged over the classes; the more so the rarer
     the classes ŷ and ŷ' of the two mixed images are: β γ_ŷ + (1 - β) γ_ŷ', γ ∝ 1/n.
+    The published code mirrors the images, and its server stays in training mode.
     """
-    server = with_weights(world, weights).eval()
+    faithful = settings["kcfu.quirks"] == "faithful"
+    server = with_weights(world, weights).train(faithful)
     rng = numpy_generator(settings["seed"], "kcfu", cycle, round_number, client.index)
     counts = Counter(client.known)
     n = torch.tensor([float(counts[c]) for c in range(world.num_classes)])
@@ -136,7 +142,10 @@ def kcfu(
     def compensation(network: CNN4) -> Tensor:
         images = [client.inputs[pool[i]] for i in next(batches)]
         size = len(images)
-        if settings["kcfu.quirks"] == "faithful":  # one partner for the whole batch
+        if faithful and settings["train.horizontal-flip"]:
+            coins = rng.random(size) < 0.5
+            images = [x.flip(-1) if c else x for x, c in zip(images, coins)]  # noqa: B905
+        if faithful:  # one partner for the whole batch
             partners = [int(rng.integers(size))] * size
         else:
             partners = rng.permutation(size).tolist()

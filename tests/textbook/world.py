@@ -45,6 +45,7 @@ DEFAULTS: Settings = {
     "local.max-epochs": 50,
     "local.stop-accuracy": 0.99,
     "local.lr-milestone": 37,
+    "local.quirks": "faithful",
     "kcfu.beta": 2.0,
     "kcfu.start-round": 2,
     "kcfu.quirks": "faithful",
@@ -66,14 +67,17 @@ DEFAULTS: Settings = {
     "adaptive.balance-seed": 42,
     "ksas.log-prior": 1.0,
     "ifal.num-neighbors": 250,
+    "ifal.num-starts": 10,
     "ifal.quirks": "faithful",
     "chase.score": "variation",
     "chase.subset": 500,
     "chase.awaken-ratio": 0.4,
     "chase.awaken-factor": 3.0,
     "alfa-mix.alpha-cap-step": 0.2,
+    "alfa-mix.num-starts": 10,
     "alfa-mix.quirks": "faithful",
     "diverse-batch.prefilter-factor": 10,
+    "diverse-batch.num-starts": 10,
 }
 ELSEWHERE = ("data.", "output-dir", "state-dir", "device")  # not this file's business
 

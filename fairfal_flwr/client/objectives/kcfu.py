@@ -11,13 +11,19 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import kl_div
 
 from fairfal_flwr.client.distillation import known_logits
+from fairfal_flwr.client.objectives.balanced_softmax import balanced_softmax_loss
 from fairfal_flwr.client.objectives.registry import objective
 from fairfal_flwr.client.plug import Round
 from fairfal_flwr.client.training import LabeledImages, Objective
-from fairfal_flwr.client.unlabeled import Rows, pool_batches, pool_inputs
+from fairfal_flwr.client.unlabeled import (
+    Rows,
+    mirrored_at_random,
+    pool_batches,
+    pool_inputs,
+)
 from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.models import Classifier
 from fairfal_flwr.query.options import Range
@@ -46,8 +52,10 @@ def kcfu(
     start_round : int, default 2
         Round of a cycle from which unlabeled images take part.
     quirks : {"faithful", "corrected"}
-        `faithful` mixes all images of a batch with the same one, as the published code
-        does; `corrected` each with another.
+        `faithful` does as the published code: it mixes all images of a batch with the
+        same one, mirrors them where training does, and leaves the server's model in
+        training mode, so that its BatchNorm goes by the batch. `corrected` mixes each
+        with another, as they are, and asks the server's model in evaluation mode.
     """
     request = this.request
     rng = numpy_generator(
@@ -55,11 +63,13 @@ def kcfu(
     )
     server = this.networks.with_weights(request.weights)
     batches = pool_batches(this, rng, server.smallest_batch)
-    num_classes = this.networks.shard.num_classes
+    unlabeled = pool_inputs(this)
+    if quirks == "faithful" and this.config.train.horizontal_flip:
+        unlabeled = mirrored_at_random(unlabeled, rng)
     return kcfu_loss(
         server,
-        this.holdings.labels.bincount(minlength=num_classes),
-        pool_inputs(this),
+        this.label_counts,
+        unlabeled,
         batches if request.round >= start_round else None,
         rng,
         beta=beta,
@@ -87,7 +97,7 @@ def kcfu_loss(
     Parameters
     ----------
     server : Classifier
-        The global model, gives z_s in evaluation mode.
+        The global model, gives z_s; its mode is set by `quirks`.
     counts : Tensor, shape (C,), int64
         n, labels of each class. A class without any cannot be predicted by the
         balanced softmax and gets no compensation, as in the published code.
@@ -100,10 +110,10 @@ def kcfu_loss(
     beta : float, default 2
         β is drawn from Beta(beta, beta), for each image.
     quirks : {"faithful", "corrected"}
-        One partner x' for all images of a batch, or one for each.
+        One partner x' for all images of a batch and the server in training mode, or
+        one for each and evaluation mode.
     """
-    server.eval()
-    prior = counts.log()  # -inf for a class without labels
+    server.train(quirks == "faithful")
     gamma = class_weights(counts)
 
     def mixed(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +140,7 @@ def kcfu_loss(
         return (weights * terms.mean(dim=1)).mean()
 
     def loss(model: Classifier, batch: LabeledImages) -> Tensor:
-        supervised = cross_entropy(model(batch.inputs) + prior, batch.labels)
+        supervised = balanced_softmax_loss(model(batch.inputs), batch.labels, counts)
         if batches is None:
             return supervised
         return supervised + compensation(model, unlabeled(next(batches)))

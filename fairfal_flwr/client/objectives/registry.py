@@ -58,7 +58,7 @@ class RegisteredObjective:
     def _values(self, config: RunConfig) -> dict[str, Any]:
         if not self.options:
             return {}
-        section = getattr(config, self.name)
+        section = getattr(config, self.name.replace("-", "_"))
         return {name: getattr(section, name) for name in self.options}
 
 

@@ -37,6 +37,7 @@ def alfa_mix(
     *,
     model: ModelOption = "global",
     alpha_cap_step: Annotated[float, Range(gt=0, le=1)] = 0.2,
+    num_starts: Annotated[int, Range(ge=1)] = 10,
     quirks: Quirks = "faithful",
 ) -> Selection:
     """Collect samples that flip, cluster them, take one of each cluster.
@@ -52,6 +53,9 @@ def alfa_mix(
     alpha_cap_step : float
         The cap ε on the mixing grows by this until more samples than the budget have
         changed their class or it reaches 1.
+    num_starts : int
+        Runs of k-means of which the best is kept; 10 were scikit-learn's default when
+        the published code was run.
     quirks : {"faithful", "corrected"}
         Whose last layer judges the mixtures: `faithful` always the global model's, as
         the published code does, though the features may be another's; `corrected` that
@@ -87,7 +91,12 @@ def alfa_mix(
     chosen = candidates
     if len(candidates) > budget:
         directions = normalize(pool.features[candidates])
-        clusters = k_means(directions, budget, generator=context.generator)
+        clusters = k_means(
+            directions,
+            budget,
+            generator=context.generator,
+            num_starts=num_starts,
+        )
         chosen = candidates[nearest_members(directions, clusters)]
     spare = torch.randperm(context.pool_size, generator=context.generator)
     return Selection(fill_up(chosen, spare.to(chosen), budget), notes=choice.notes)

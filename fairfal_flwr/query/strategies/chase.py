@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from fairfal_flwr.query.context import Model, QueryContext, Selection
-from fairfal_flwr.query.measures import entropies
+from fairfal_flwr.query.measures import entropies, scaled
 from fairfal_flwr.query.memory import DORMANT, PredictionChanges
 from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
@@ -50,7 +50,8 @@ def chase(
     score : {"variation", "variation-entropy"}
         What ranks the samples: `variation` is how often the prediction changed between
         the epochs of the last round (EV); `variation-entropy` adds the entropy of the
-        global model minus that of the client's own, scaled to [0, 1] (`Tloc-ab`).
+        global model minus that of the client's own (`Tloc-ab`). Both are scaled to
+        [0, 1] over the samples that are looked at.
     subset : int
         Most samples awake that are looked at, drawn at random; never fewer than the
         budget.
@@ -86,17 +87,18 @@ def chase(
     order = torch.randperm(len(changes), generator=context.generator).to(changes.device)
     awake = order[~asleep[order]][: max(subset, budget)]
     looked_at = fill_up(awake, order, max(len(awake), budget))  # sleepers, if need be
-    scores = changes.float()
+    scores = changes[looked_at].float()
     if score == "variation-entropy":
-        scores = scores + _scaled(
-            entropies(context.outputs("global", "pool").probs)
-            - entropies(context.outputs("local-last", "pool").probs)
+        gaps = entropies(context.outputs("global", "pool").probs) - entropies(
+            context.outputs("local-last", "pool").probs
         )
-    chosen = looked_at[top(scores[looked_at], budget)]
+        scores = scaled(scores) + scaled(gaps[looked_at])
+    ranks = top(scores, budget)
+    chosen = looked_at[ranks]
     dormant = freeze(asleep, changes, looked_at, chosen)
     return Selection(
         chosen,
-        scores=scores[chosen],
+        scores=scores[ranks],
         notes={DORMANT: float(dormant.sum())},
         memory={DORMANT: dormant.long()},
     )
@@ -159,9 +161,3 @@ def freeze(
     """
     still = looked_at[changes[looked_at] == 0]
     return dormant.index_fill(0, still, value=True).index_fill(0, chosen, value=False)
-
-
-def _scaled(values: Tensor) -> Tensor:
-    """Scale to [0, 1]; equal values are all 0."""
-    values = values - values.min()
-    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)

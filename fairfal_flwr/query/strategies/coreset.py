@@ -5,8 +5,7 @@ Active Learning for Convolutional Neural Networks: A Core-Set Approach
 """
 
 from fairfal_flwr.query.context import QueryContext, Selection
-from fairfal_flwr.query.gradient_embedding import OuterProducts
-from fairfal_flwr.query.k_center import k_center_greedy
+from fairfal_flwr.query.k_center import cover_vectors
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.registry import strategy
 
@@ -23,6 +22,6 @@ def coreset(
     first position starts (section 4.1, the greedy variant).
     """
     choice = choose_model(context, model)
-    pool = OuterProducts.plain(context.outputs(choice.model, "pool").features)
-    labeled = OuterProducts.plain(context.outputs(choice.model, "labeled").features)
-    return Selection(k_center_greedy(pool, budget, anchors=labeled), notes=choice.notes)
+    pool = context.outputs(choice.model, "pool").features
+    labeled = context.outputs(choice.model, "labeled").features
+    return Selection(cover_vectors(pool, budget, anchors=labeled), notes=choice.notes)

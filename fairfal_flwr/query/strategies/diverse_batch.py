@@ -24,6 +24,7 @@ def diverse_batch(
     *,
     model: ModelOption = "global",
     prefilter_factor: Annotated[int, Range(ge=1)] = 10,
+    num_starts: Annotated[int, Range(ge=1)] = 10,
 ) -> Selection:
     """Take the sample nearest to each centroid of a weighted k-means.
 
@@ -38,6 +39,9 @@ def diverse_batch(
     prefilter_factor : int
         Samples of the smallest margin that are clustered, as a multiple of the budget
         (β).
+    num_starts : int
+        Runs of k-means of which the best is kept; 10 were scikit-learn's default when
+        the published code was run.
 
     Notes
     -----
@@ -55,6 +59,7 @@ def diverse_batch(
         budget,
         generator=context.generator,
         # A weight of 0 would let k-means++ fail on a pool that is certain throughout.
+        num_starts=num_starts,
         weights=(1 + scores[uncertain]).clamp(min=1e-6),
     )
     chosen = uncertain[nearest_members(features, clusters)]

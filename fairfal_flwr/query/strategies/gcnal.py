@@ -13,9 +13,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid, normalize
 from torch.optim.adam import adam
 
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.query.context import QueryContext, Selection
-from fairfal_flwr.query.gradient_embedding import OuterProducts
-from fairfal_flwr.query.k_center import k_center_greedy
+from fairfal_flwr.query.k_center import cover_vectors
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
 from fairfal_flwr.query.options import Range
 from fairfal_flwr.query.registry import strategy
@@ -39,6 +39,7 @@ def gcnal(
     weight_decay: Annotated[float, Range(ge=0)] = 5e-4,
     unlabeled_weight: Annotated[float, Range(ge=0)] = 1.2,
     margin: Annotated[float, Range(ge=0, le=1)] = 0.1,
+    quirks: Quirks = "faithful",
 ) -> Selection:
     """Train the graph network on the client's own samples, then choose.
 
@@ -70,6 +71,10 @@ def gcnal(
         log(1 − s) (equation 5).
     margin : float
         The score s that UncertainGCN looks for.
+    quirks : {"faithful", "corrected"}
+        What k-center goes by: `faithful` the hidden layer and, as one more column that
+        outweighs it, the score before the sigmoid, as the published codes do;
+        `corrected` the hidden layer alone.
 
     Notes
     -----
@@ -88,7 +93,7 @@ def gcnal(
     order = torch.randperm(len(pool), generator=context.generator)
     drawn = order[: max(subset, budget)].sort().values.to(pool.device)
     graph = SampleGraph(normalize(torch.cat([pool[drawn], labeled])))
-    nodes, scores = train_graph_network(
+    nodes, logits = train_graph_network(
         graph,
         len(drawn),
         hidden=hidden,
@@ -100,11 +105,12 @@ def gcnal(
         generator=context.generator,
     )
     if variant == "uncertain":
-        nearness = -(scores[: len(drawn)] - margin).abs()
+        nearness = -(logits[: len(drawn)].sigmoid() - margin).abs()
         picks = top(nearness, budget)
         return Selection(drawn[picks], scores=nearness[picks], notes=choice.notes)
-    points = OuterProducts.plain(nodes)
-    picks = k_center_greedy(points[: len(drawn)], budget, anchors=points[len(drawn) :])
+    if quirks == "faithful":
+        nodes = torch.cat([nodes, logits[:, None]], dim=1)
+    picks = cover_vectors(nodes[: len(drawn)], budget, anchors=nodes[len(drawn) :])
     return Selection(drawn[picks], notes=choice.notes)
 
 
@@ -161,8 +167,8 @@ def train_graph_network(
     -------
     nodes : Tensor, shape (n, hidden)
         F after training, without dropout.
-    scores : Tensor, shape (n,)
-        s, in [0, 1].
+    logits : Tensor, shape (n,)
+        What the sigmoid makes s of.
     """
     device, sums = graph.nodes.device, graph.column_sums()
 
@@ -196,7 +202,7 @@ def train_graph_network(
             step(torch.autograd.grad(loss, parameters))
     with torch.no_grad():
         nodes = embed()
-        return nodes, logits(nodes).sigmoid()
+        return nodes, logits(nodes)
 
 
 def _adam(

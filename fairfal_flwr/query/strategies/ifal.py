@@ -30,6 +30,7 @@ def ifal(
     budget: int,
     *,
     num_neighbors: Annotated[int, Range(ge=1)] = 250,
+    num_starts: Annotated[int, Range(ge=1)] = 10,
     quirks: Quirks = "faithful",
 ) -> Selection:
     """Cluster the inconsistent samples, take one of each cluster.
@@ -48,6 +49,9 @@ def ifal(
     num_neighbors : int
         Nearest neighbors of each sample, labeled or not, among the others of the pool;
         a smaller pool gives all of them.
+    num_starts : int
+        Runs of k-means of which the best is kept; 10 were scikit-learn's default when
+        the published code was run.
     quirks : {"faithful", "corrected"}
         The distance between two distributions: `faithful` compares them sorted, blind
         to which class is which, as the published code does; `corrected` is the total
@@ -68,7 +72,9 @@ def ifal(
         return take_top(scores, budget)
     features = context.outputs("local-last", "pool").features
     directions = normalize(features[candidates])
-    clusters = k_means(directions, budget, generator=context.generator)
+    clusters = k_means(
+        directions, budget, generator=context.generator, num_starts=num_starts
+    )
     chosen = candidates[nearest_members(directions, clusters)]
     chosen = fill_up(chosen, top(scores, context.pool_size), budget)
     return Selection(chosen, scores=scores[chosen])

@@ -40,11 +40,8 @@ def logo(
     budget : int
         Number of clusters.
     num_starts : int
-        Runs of k-means of which the best is kept.
-
-    Notes
-    -----
-    10 starts were scikit-learn's default when the paper was written.
+        Runs of k-means of which the best is kept; 10 were scikit-learn's default when
+        the published code was run.
     """
     local = context.outputs("local", "pool")
     doubt = 1 - local.probs.amax(dim=1, keepdim=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fairfal_flwr.kinds import Quirks
 from fairfal_flwr.query.clusters import k_means
 from fairfal_flwr.query.context import QueryContext, Selection
 from fairfal_flwr.query.model_choice import ModelOption, choose_model
@@ -31,6 +32,7 @@ def typiclust(
     max_clusters: Annotated[int, Range(ge=1)] = 500,
     min_cluster_size: Annotated[int, Range(ge=1)] = 5,
     num_neighbors: Annotated[int, Range(ge=1)] = 20,
+    quirks: Quirks = "faithful",
 ) -> Selection:
     """Take the most typical sample of each cluster, uncovered and large ones first.
 
@@ -47,9 +49,14 @@ def typiclust(
         Most clusters of labeled and unlabeled samples; there is one for each label and
         for each sample to choose.
     min_cluster_size : int
-        Clusters with fewer unlabeled samples come last.
+        Small clusters come last, see `quirks`.
     num_neighbors : int
         Neighbors in the cluster whose nearness makes a sample typical (K).
+    quirks : {"faithful", "corrected"}
+        `faithful` is the published code: squared distances to at most half of the
+        cluster, sizes count labeled samples too, and a cluster of `min_cluster_size` is
+        small; `corrected`: distances to at most all others, sizes count what can be
+        chosen, and only fewer are small.
 
     Notes
     -----
@@ -65,11 +72,15 @@ def typiclust(
         torch.cat([pool, labeled]), num_clusters, generator=context.generator
     ).labels
     of_pool, of_labeled = clusters[: len(pool)], clusters[len(pool) :]
-    scores = typicalities(pool, of_pool, num_neighbors)
+    scores = typicalities(pool, of_pool, num_neighbors, quirks=quirks)
     ranks = rank_within(of_pool, scores)
     covered = of_labeled.bincount(minlength=num_clusters)
-    sizes = of_pool.bincount(minlength=num_clusters)
-    small = (sizes < min_cluster_size).long()
+    if quirks == "faithful":
+        sizes = clusters.bincount(minlength=num_clusters)
+        small = (sizes <= min_cluster_size).long()
+    else:
+        sizes = of_pool.bincount(minlength=num_clusters)
+        small = (sizes < min_cluster_size).long()
     # Stable sorts, the least important key first.
     order = torch.arange(len(pool), device=pool.device)
     for key in (of_pool, -sizes[of_pool], covered[of_pool], ranks, small[of_pool]):
@@ -78,7 +89,9 @@ def typiclust(
     return Selection(chosen, scores=scores[chosen], notes=choice.notes)
 
 
-def typicalities(points: Tensor, clusters: Tensor, num_neighbors: int) -> Tensor:
+def typicalities(
+    points: Tensor, clusters: Tensor, num_neighbors: int, *, quirks: Quirks
+) -> Tensor:
     """Return 1 / the mean distance to the nearest neighbors in the cluster.
 
     Parameters
@@ -88,7 +101,9 @@ def typicalities(points: Tensor, clusters: Tensor, num_neighbors: int) -> Tensor
     clusters : Tensor, shape (N,), int64
         Their clusters.
     num_neighbors : int
-        K; a smaller cluster gives all its other members.
+        K; a smaller cluster of n gives n // 2 if `faithful`, else its n − 1 others.
+    quirks : {"faithful", "corrected"}
+        `faithful` takes the mean of squared distances.
 
     Returns
     -------
@@ -98,7 +113,8 @@ def typicalities(points: Tensor, clusters: Tensor, num_neighbors: int) -> Tensor
     result = torch.zeros_like(points[:, 0])
     for cluster in clusters.bincount().nonzero().flatten().tolist():
         members = (clusters == cluster).nonzero().flatten()
-        k = min(num_neighbors, len(members) - 1)
+        others = len(members) // 2 if quirks == "faithful" else len(members) - 1
+        k = min(num_neighbors, others)
         if not k:
             continue
         own = points[members]
@@ -106,5 +122,7 @@ def typicalities(points: Tensor, clusters: Tensor, num_neighbors: int) -> Tensor
             distances = torch.cdist(points[rows], own)
             # The nearest is the point itself, at distance 0.
             nearest = distances.topk(k + 1, dim=1, largest=False).values
-            result[rows] = 1 / (nearest.sum(dim=1) / k).clamp(min=1e-6)
+            if quirks == "faithful":
+                nearest = nearest.square()
+            result[rows] = 1 / (nearest.sum(dim=1) / k).clamp(min=1e-12)
     return result
