@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import sys
-from importlib import import_module
 from logging import ERROR
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +19,12 @@ from flwr.cli.config_utils import get_fab_metadata
 from flwr.cli.install import install_from_fab
 from flwr.common.config import get_fused_config_from_dir, get_project_config
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.server_app import LoadServerAppError
 from flwr.simulation.run_simulation import _run_simulation
 from flwr.supercore import log
 from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
@@ -31,17 +33,12 @@ TASK = 1
 REFUSED = 2
 
 
-def simulate(bundle: bytes, order: dict[str, Any]) -> str | None:
-    """Install a bundle below `FLWR_HOME` and run it to its end.
-
-    Returns what the app itself has against the run, in which case it is not begun.
-    """
+def simulate(bundle: bytes, order: dict[str, Any]) -> None:
+    """Install a bundle below `FLWR_HOME` and run it; this process ends with it."""
     app = install_from_fab(bundle, skip_prompt=True)
     run = _identify(bundle, order["run-config"])
     components = get_project_config(app)["tool"]["flwr"]["app"]["components"]
     config = get_fused_config_from_dir(app, run.override_config)
-    if reason := _ask_app(app, components["serverapp"], config):
-        return reason
     _run_simulation(
         num_supernodes=order["num-supernodes"],
         exit_event=EventType.FLWR_SIMULATION_RUN_LEAVE,
@@ -50,7 +47,7 @@ def simulate(bundle: bytes, order: dict[str, Any]) -> str | None:
             "init_args": {"num_cpus": order["actors"]},
         },
         client_app_attr=components["clientapp"],
-        server_app_attr=components["serverapp"],
+        server_app=_ending_with(components["serverapp"], app, order["outcome"]),
         server_app_context=Context(
             run_id=run.run_id,
             node_id=SUPERLINK_NODE_ID,
@@ -62,15 +59,36 @@ def simulate(bundle: bytes, order: dict[str, Any]) -> str | None:
         run=run,
         is_app=True,
     )
-    return None
 
 
-def _ask_app(app: Path, server_app: str, config: dict[str, Any]) -> str | None:
-    """Return what the ServerApp's module has against a run, if it has a `check`."""
-    sys.path.insert(0, str(app))  # as Flower does
-    module = import_module(server_app.partition(":")[0])
-    check = getattr(module, "check", None)
-    return check(config) if check else None
+def _ending_with(reference: str, app: Path, outcome: str) -> ServerApp:
+    """Return the app's ServerApp, with whose end this process ends as well.
+
+    It is asked first what it has against the run, if its module has a `check`, while
+    Ray is started beside it. In the end Ray would be taken down politely, which takes
+    longer than the guard does.
+    """
+    ends = ServerApp()
+
+    @ends.main()
+    def main(grid: Grid, context: Context) -> None:
+        server_app = load_app(reference, LoadServerAppError, app)
+        module = sys.modules[reference.partition(":")[0]]
+        check = getattr(module, "check", None)
+        if check and (reason := check(context.run_config)):
+            _leave(outcome, {"refused": reason}, REFUSED)
+        server_app(grid=grid, context=context)
+        _leave(outcome, {}, 0)
+
+    return ends
+
+
+def _leave(outcome: str, facts: dict[str, str], status: int) -> NoReturn:
+    """Say how it ended, and end, whatever other threads are about."""
+    Path(outcome).write_text(json.dumps(facts))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _identify(bundle: bytes, run_config: dict[str, Any]) -> Run:
@@ -89,19 +107,10 @@ def main() -> None:
     bundle, order = (Path(name).read_bytes() for name in sys.argv[1:])
     values = json.loads(order)
     try:
-        refused = simulate(bundle, values)
+        simulate(bundle, values)
     except Exception as error:
         log(ERROR, "The simulation raised an exception", exc_info=error)
         _leave(values["outcome"], {"error": str(error)}, 1)
-    if refused:
-        _leave(values["outcome"], {"refused": refused}, REFUSED)
-
-
-def _leave(outcome: str, facts: dict[str, str], status: int) -> NoReturn:
-    """End at once: the ServerApp's thread may wait for clients that are gone."""
-    Path(outcome).write_text(json.dumps(facts))
-    sys.stdout.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":
