@@ -142,6 +142,9 @@ def test_a_run_tells_what_it_does_while_it_does_it(small):
         ),  # imbalance first
         "finished",
     ]
+    queries = [event.facts for event in run.events if event.kind == "query-started"]
+    own = {"cycle": 2, "strategy": campaign.config.query.strategy}
+    assert queries == [{"cycle": 1, "strategy": "random"}, own]
     exchanges = [event.facts for event in run.events if event.kind == "exchanged"]
     assert exchanges[0]["asked"] == []  # who is who is the answer
     assert all(e["asked"] == e["answered"] == [0, 1, 2] for e in exchanges[1:])

@@ -477,7 +477,7 @@ class Ledger:
     def _ids(self, query: str, *parameters: int) -> SampleIds:
         with self._transaction() as db:
             rows = db.execute(query, parameters).fetchall()
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        return np.array(rows, dtype=np.int64).ravel()
 
     def _pairs(
         self, query: str, parameters: Any

@@ -97,7 +97,9 @@ class Policy(Section):
 
     def admit_cycle(self, request: Request, ledger: Ledger) -> None:
         """Check that a request's cycle follows the last one that the ledger knows."""
-        cycle, last = getattr(request, "cycle", None) or 0, ledger.last_cycle()
+        cycle, last = getattr(request, "cycle", None), ledger.last_cycle()
+        if cycle is None:
+            return
         missed = cycle - last - 1
         if self.missed_cycles is not None and missed > self.missed_cycles:
             raise _refusal("missed-cycles", f"cycle {cycle} would leave out {missed}")

@@ -304,6 +304,7 @@ def test_it_tells_who_is_awaited_and_whose_reply_was_dropped(clock):
     assert dropped == [(1, "no answer within 70 s"), (2, "Node Unavailable")]
     (exchanged,) = (facts for kind, facts in told if kind == EventKind.EXCHANGED)
     assert (exchanged["asked"], exchanged["answered"]) == ([0, 1, 2], [0])
+    assert 70 <= exchanged["seconds"] < 75
 
 
 def test_it_counts_the_bytes_of_the_arrays():

@@ -14,6 +14,7 @@ from client_app import app
 from fairfal_flwr.client.participant import find_participant
 from fairfal_flwr.config import RunConfig
 from fairfal_flwr.messages import EvaluateReply, TrainReply, pack_weights
+from fairfal_flwr.server import replies
 from fairfal_flwr.server.campaign import Campaign
 from fairfal_flwr.server.replies import check_evaluate_reply, check_train_reply
 
@@ -322,3 +323,8 @@ def test_a_campaign_leaves_out_the_malformed_and_uses_the_others(tmp_path, caplo
     assert "client 1: its num-examples is 1000000000; allowed: 1 to" in caplog.text
     missing = run(crash)
     assert all(torch.equal(used[name], missing[name]) for name in used)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(80, "x" * 80), (81, "x" * 80 + "…")])
+def test_a_long_name_is_cut(length, shown):
+    assert replies._shorter("x" * length) == shown

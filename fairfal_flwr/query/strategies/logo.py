@@ -86,7 +86,8 @@ def best_of_each_cluster(clusters: Tensor, scores: Tensor, budget: int) -> Tenso
     missing = budget - num_clusters
     step = max(1, -(-missing // num_clusters))
     walk = torch.where(ranks == 0, -1, (ranks - 1) // step)
-    # Sorted by walk, then cluster, then rank: stable sorts, the last key first.
-    order = ranks.argsort(stable=True)
+    # Sorted by walk, then cluster, then rank: stable sorts, the last key first. No two
+    # of a cluster have one rank.
+    order = ranks.argsort()
     order = order[clusters[order].argsort(stable=True)]
     return order[walk[order].argsort(stable=True)][:budget]
