@@ -22,6 +22,8 @@ from fairfal_flwr.command import (
     questions,
     report,
     runs,
+    site,
+    trial,
     watch,
 )
 from fairfal_flwr.command.failing import OneLine, fail
@@ -48,11 +50,14 @@ for command in (
     report.report,
     runs.runs,
     watch.watch,
+    site.site,
+    site.clean,
     listing.strategies,
     listing.keys,
     listing.config,
 ):
     app.command()(command)
+app.command("try")(trial.try_strategy)
 
 
 def _print_version(wanted: bool) -> None:

@@ -202,8 +202,15 @@ class QueryContext:
             )
         if any(o.probs.shape[1] != num_classes for o in outputs.values()):
             raise ValueError(f"Expected probabilities of {num_classes} classes.")
+
+        def find(model: Model, split: Split) -> Outputs:
+            if (model, split) not in outputs:
+                given = ", ".join(f"{m} on {s}" for m, s in outputs)
+                raise KeyError(f"No outputs of {model} on {split}; given are: {given}.")
+            return outputs[model, split]
+
         return cls(
-            lambda model, split: outputs[model, split],
+            find,
             labels=labels,
             pool_size=pool_sizes.pop(),
             num_classes=num_classes,
