@@ -41,11 +41,16 @@ def test_a_mistake_is_answered_with_one_line_and_nothing_is_started(
     monkeypatch.chdir(home)
     monkeypatch.setattr("sys.path", list(sys.path))  # which the command extends
     monkeypatch.setenv("FAIRFAL_HOME", str(home / "data"))
-    before = sorted(home.rglob("*"))
+    before = files_in(home)
     found, status = answer(command, home)
     assert re.fullmatch(re.escape(f"{said}\n").replace("…", ".+"), found), found
     assert status == STATUS
-    assert sorted(home.rglob("*")) == before
+    assert files_in(home) == before
+
+
+def files_in(folder):
+    """Return all below a folder but the bytecode that Python keeps of a module."""
+    return [p for p in sorted(folder.rglob("*")) if "__pycache__" not in p.parts]
 
 
 def test_the_page_shows_many():
