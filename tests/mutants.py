@@ -345,6 +345,7 @@ class Forks:
         if pid := os.fork():
             return pid
         try:
+            os.setpgid(0, 0)  # a test, or a mutant, may end its whole group
             folder = self.folder / str(os.getpid())
             folder.mkdir()
             tempfile.tempdir = str(folder)
