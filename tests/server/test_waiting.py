@@ -223,7 +223,7 @@ def test_a_site_that_cannot_be_reached_keeps_what_it_said(values, caplog):
     campaign = campaign_with(values, None, app)
     campaign.run()
     assert all(row == (0,) for row in rows_of(campaign, "num_open"))
-    gone = [m for m in caplog.messages if "going on with what it said before" in m]
+    gone = [m for m in caplog.messages if "going on with what was said before" in m]
     assert gone == ["client 1: gone; going on with what was said before"]
 
 
