@@ -59,6 +59,7 @@ def test_a_folder_of_color_images_with_a_network_of_torchvision(tmp_path, toy):
     keys = {
         **toy,
         "data-dir": str(tmp_path / "data"),
+        "data.partitioner": "balanced-dirichlet",
         "data.alpha": 100.0,
         "model.name": "torchvision:resnet18",
     }
