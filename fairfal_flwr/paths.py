@@ -5,9 +5,20 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["CODE", "home", "ledger_file", "output_root", "site_book", "state_root"]
+__all__ = [
+    "CODE",
+    "LEDGERS",
+    "client_of",
+    "home",
+    "ledger_file",
+    "nearest_existing",
+    "output_root",
+    "site_book",
+    "state_root",
+]
 
 CODE = Path(__file__).parent  # of this package
+LEDGERS = "*/client-*.sqlite"  # below `state_root`
 
 
 def home() -> Path:
@@ -34,3 +45,19 @@ def site_book() -> Path:
 def ledger_file(state_dir: str, campaign: str, client: int) -> Path:
     """Return where a client's ledger of a campaign is."""
     return state_root(state_dir) / campaign / f"client-{client:04d}.sqlite"
+
+
+def client_of(ledger: Path) -> int:
+    """Return whose ledger a file is.
+
+    Examples
+    --------
+    >>> client_of(ledger_file("", "a-run", 12))
+    12
+    """
+    return int(ledger.stem.removeprefix("client-"))
+
+
+def nearest_existing(folder: Path) -> Path:
+    """Return a folder, or the one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())

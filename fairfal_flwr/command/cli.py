@@ -26,6 +26,7 @@ from fairfal_flwr.command import (
     trial,
     watch,
 )
+from fairfal_flwr.command.arguments import AppFolder, Overrides
 from fairfal_flwr.command.failing import OneLine, fail
 from fairfal_flwr.errors import UserError
 
@@ -313,13 +314,8 @@ def _written(file: Path) -> Iterator[Path]:
 
 @app.command()
 def partition(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[APP]", help="Folder of the Flower app.")
-    ] = Path(),
-    run_config: Annotated[
-        list[str] | None,
-        typer.Option("--run-config", "-c", help="Overrides, as for `fairfal run`."),
-    ] = None,
+    folder: AppFolder = Path(),
+    run_config: Overrides = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The PNG, SVG or PDF to write.")
     ] = Path("partition.png"),

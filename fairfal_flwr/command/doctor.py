@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fairfal_flwr.errors import UserError
-from fairfal_flwr.paths import state_root
+from fairfal_flwr.paths import nearest_existing, state_root
 
 if TYPE_CHECKING:
     from fairfal_flwr.data import ImageSet, ImageSpec
@@ -251,7 +251,7 @@ def _memory() -> Finding:
 
 def _disk(folder: Path) -> Finding:
     """Say how much room there is where ledgers, backups and the cache grow."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = nearest_existing(folder)
     free = shutil.disk_usage(there).free
     found = f"{free / GIBIBYTE:.1f} GiB free at {there}"
     if free >= _LITTLE_DISK:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tomli_w
 import typer
 
+from fairfal_flwr.command.arguments import AppFolder, Overrides
 from fairfal_flwr.command.failing import fail
 from fairfal_flwr.errors import UserError
 
@@ -18,20 +19,16 @@ def strategies() -> None:
 
     Example: fairfal run -c query.strategy=badge
     """
+    from fairfal_flwr.config import RunConfig
     from fairfal_flwr.config.generated import STRATEGIES
 
+    flat = RunConfig().to_flat()
     for name, facts in sorted(STRATEGIES.items()):
-        options = ", ".join(_option_keys(name)) or "none"
+        owned = [f"{key}={flat[key]}" for key in flat if key.startswith(f"{name}.")]
+        options = ", ".join(owned) or "none"
         models = ", ".join(facts.models) or "none"
         typer.echo(f"{name}\n    {facts.summary}")
         typer.echo(f"    models: {models}; options: {options}")
-
-
-def _option_keys(section: str) -> list[str]:
-    from fairfal_flwr.config import RunConfig
-
-    flat = RunConfig().to_flat().items()
-    return [f"{key}={value}" for key, value in flat if key.startswith(f"{section}.")]
 
 
 def keys(
@@ -57,38 +54,25 @@ def keys(
         typer.echo(f"{_pair(key, value)}\n    takes: {allowed}\n    {meaning}")
 
 
-def config(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[APP]", help="Folder of the Flower app.")
-    ] = Path(),
-    run_config: Annotated[
-        list[str] | None,
-        typer.Option("--run-config", "-c", help="Overrides, as for `fairfal run`."),
-    ] = None,
-) -> None:
+def config(folder: AppFolder = Path(), run_config: Overrides = None) -> None:
     """Print the config that a run would get, as TOML, and where values come from.
 
     Example: fairfal config -c configs/fmnist-quick.toml -c seed=1 > mine.toml
     """
-    from fairfal_flwr.command.run_config import find_app, layers
+    from fairfal_flwr.command.run_config import find_app, layers, merge
     from fairfal_flwr.config import RunConfig
 
     try:
         stack = layers(find_app(folder), run_config or [])
-        merged = {key: value for layer in stack for key, value in layer.values.items()}
+        merged = merge(stack)
         flat = RunConfig.from_flat(merged).to_flat()
     except UserError as error:
         fail(str(error), 2)
     origins = {key: layer.origin for layer in stack for key in layer.values}
-    given = {key for key, value in merged.items() if value != _defaults().get(key)}
+    defaults = RunConfig().to_flat()
+    given = [key for key, value in merged.items() if value != defaults[key]]
     for line in _toml(flat, {key: origins[key] for key in given}):
         typer.echo(line)
-
-
-def _defaults() -> dict[str, Any]:
-    from fairfal_flwr.config import RunConfig
-
-    return dict(RunConfig().to_flat())
 
 
 def _toml(flat: dict[str, Any], origins: dict[str, str]) -> Iterator[str]:

@@ -44,9 +44,7 @@ def _report(folders: list[Path], output: Path | None, baseline: str) -> Path:
     groups = read_groups(folders)
     for line in groups.left_out:
         typer.echo(f"fairfal: {line}", err=True)
-    if baseline and baseline not in groups.finished:
-        names = "; ".join(sorted(groups.finished))
-        raise UserError(f"The baseline is {baseline!r}; allowed: {names}.")
+    groups.check_baseline(baseline)
     found = find_runs(folders)
     folder = output or (found[0] if len(found) == 1 else Path()) / "report"
     facts = {

@@ -13,17 +13,22 @@ from fairfal_flwr.config import RunConfig, Scalar
 from fairfal_flwr.config.pairs import PAIR, left_over, read_pairs
 from fairfal_flwr.errors import UserError
 
-__all__ = ["Layer", "find_app", "layers", "merge_run_config", "read_overrides"]
+__all__ = ["Layer", "find_app", "layers", "merge", "merge_run_config", "read_overrides"]
+
+
+_PROJECT = "pyproject.toml"
+_DEFAULTS = RunConfig().to_flat()
+
+
+class Layer(NamedTuple):
+    """Values by dotted key, and where they are from."""
+
+    origin: str
+    values: Mapping[str, Any]
 
 
 def find_app(folder: Path) -> Path:
-    """Return the folder of an app: the one named, the one here, or the packaged one.
-
-    Raises
-    ------
-    UserError
-        If the one named is none.
-    """
+    """Return the folder of an app: the one named, the one here, or the packaged one."""
     if folder == Path() and not _has_app(folder):
         return HOME
     return folder.resolve()
@@ -32,17 +37,6 @@ def find_app(folder: Path) -> Path:
 def _has_app(folder: Path) -> bool:
     file = folder / _PROJECT
     return file.is_file() and "app" in _read_toml(file).get("tool", {}).get("flwr", {})
-
-
-class Layer(NamedTuple):
-    """Values by dotted key, and where they are from."""
-
-    origin: str
-    values: dict[str, Any]
-
-
-_PROJECT = "pyproject.toml"
-_TEXTS = RunConfig().to_flat()
 
 
 def merge_run_config(
@@ -73,11 +67,13 @@ def merge_run_config(
     UserError
         If the app or an override cannot be read.
     """
-    first, *rest = layers(app, overrides)
-    config = {**first.values, **(before or {})}
-    for layer in rest:
-        config |= layer.values
-    return config
+    own, *rest = layers(app, overrides)
+    return merge([own, Layer("before", before or {}), *rest])
+
+
+def merge(stack: Iterable[Layer]) -> dict[str, Any]:
+    """Return the values of all layers; the later wins."""
+    return {key: value for layer in stack for key, value in layer.values.items()}
 
 
 def layers(app: Path, overrides: Iterable[str] = ()) -> list[Layer]:
@@ -100,8 +96,7 @@ def read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     UserError
         If one cannot be read.
     """
-    read = [_layer(text, _TEXTS).values for text in overrides]
-    return {key: value for values in read for key, value in values.items()}
+    return merge(_layer(text, _DEFAULTS) for text in overrides)
 
 
 def _layer(text: str, own: Mapping[str, Any]) -> Layer:

@@ -12,11 +12,11 @@ import typer
 from fairfal_flwr.command.failing import fail
 from fairfal_flwr.command.runs import roughly
 from fairfal_flwr.errors import UserError
+from fairfal_flwr.paths import LEDGERS, client_of, state_root
 
 __all__ = ["clean", "site"]
 
 HEADS = ("campaign", "client", "cycles", "asked", "labeled", "open", "age")
-_LEDGERS = "client-*.sqlite"
 _DAY = 86_400.0
 _MEBIBYTE = 1 << 20
 StateDir = Annotated[
@@ -30,10 +30,8 @@ def site(state_dir: StateDir = "") -> None:
     From the ledgers alone, the newest campaign first. How good a model became is not
     in them: the server tests it.
     """
-    from fairfal_flwr.paths import state_root
-
     root = state_root(state_dir)
-    ledgers = sorted(root.glob(f"*/{_LEDGERS}"), key=_changed, reverse=True)
+    ledgers = sorted(root.glob(LEDGERS), key=_changed, reverse=True)
     if not ledgers:
         fail(f"There is no ledger below {root}; check --state-dir.", 2)
     rows: list[tuple[str, ...]] = [HEADS]
@@ -56,7 +54,7 @@ def _row(path: Path) -> tuple[str, ...]:
     ledger = Ledger(path, None)
     return (
         path.parent.name,
-        str(int(path.stem.removeprefix("client-"))),
+        str(client_of(path)),
         str(ledger.last_cycle()),
         str(len(ledger.requested())),
         str(len(ledger.answered())),
@@ -110,8 +108,6 @@ def clean(
     that are kept ready go by themselves as `data.cache-mb` says; results are not
     touched.
     """
-    from fairfal_flwr.paths import state_root
-
     found = sorted(
         (old for old in _campaigns(state_root(state_dir)) if old.days >= older_than),
         key=lambda old: -old.days,
@@ -132,14 +128,19 @@ def clean(
 
 def _campaigns(root: Path) -> Iterator[_Old]:
     """Yield each folder of ledgers; what is none of ours is not looked at."""
-    for folder in sorted({ledger.parent for ledger in root.glob(f"*/{_LEDGERS}")}):
+    from fairfal_flwr.client.sheet import sheet_file
+
+    ledgers: dict[Path, list[Path]] = {}
+    for ledger in sorted(root.glob(LEDGERS)):
+        ledgers.setdefault(ledger.parent, []).append(ledger)
+    for folder, own in ledgers.items():
         files = [path for path in folder.rglob("*") if path.is_file()]
         newest = max(path.stat().st_mtime for path in files)
         yield _Old(
             folder,
             (time.time() - newest) / _DAY,
             sum(path.stat().st_size for path in files),
-            any(folder.glob("*.sheet.json")),
+            any(sheet_file(ledger).exists() for ledger in own),
         )
 
 

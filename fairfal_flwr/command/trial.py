@@ -46,13 +46,13 @@ def try_strategy(
 
     Example: fairfal try examples.my_strategy:rarest_first
     """
-    from fairfal_flwr.config.pairs import read_pairs
+    from fairfal_flwr.config.pairs import read_options
     from fairfal_flwr.query.options import check_options
     from fairfal_flwr.query.registry import resolve
 
     sys.path.insert(0, str(Path.cwd()))
-    given = dict(read_pairs(options))
     try:
+        given = read_options(options)
         check_options(resolve(strategy).options, given)
     except ValueError as error:
         fail(str(error), 2)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from fairfal_flwr.config.section import Scalar
 
-__all__ = ["PAIR", "left_over", "read_pairs"]
+__all__ = ["PAIR", "left_over", "read_options", "read_pairs"]
 
 PAIR = re.compile(r"""([^\s=]+)=('[^']*'|"[^"]*"|\S+)""")
 _BOOLEANS = {"True": True, "False": False}
@@ -33,6 +33,24 @@ def read_pairs(
     """
     for key, word in PAIR.findall(text):
         yield key, _value(word, means_text(key))
+
+
+def read_options(text: str) -> dict[str, Scalar]:
+    """Return options that are typed as pairs, by name.
+
+    Raises
+    ------
+    ValueError
+        If a word is no pair.
+
+    Examples
+    --------
+    >>> read_options("radius=0.5 rounds=3")
+    {'radius': 0.5, 'rounds': 3}
+    """
+    if words := left_over(text):
+        raise ValueError(f"{words[0]!r} is no pair; allowed: such as 'radius=0.5'")
+    return dict(read_pairs(text))
 
 
 def left_over(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from fairfal_flwr.config.generated import STRATEGIES, ModelWord
-from fairfal_flwr.config.pairs import left_over, read_pairs
+from fairfal_flwr.config.pairs import read_options
 from fairfal_flwr.config.section import OneOf, Section
 from fairfal_flwr.config.strategy import QueryStrategy, describe
 
@@ -91,10 +91,9 @@ class QueryConfig(Section):
             raise ValueError(
                 f"allowed with `query.strategy` {strategy!r}: the section [{strategy}]"
             )
-        if words := left_over(text):
-            raise ValueError(f"{words[0]!r} is no pair; allowed: such as 'radius=0.5'")
+        options = read_options(text)
         from fairfal_flwr.query.options import check_options  # brings PyTorch
         from fairfal_flwr.query.registry import resolve
 
-        check_options(resolve(strategy).options, dict(read_pairs(text)))
+        check_options(resolve(strategy).options, options)
         return text

@@ -12,7 +12,7 @@ from fairfal_flwr.config.data import DataConfig
 from fairfal_flwr.config.federation import FederationConfig, round_size
 from fairfal_flwr.config.generated import STRATEGIES, OptionSections
 from fairfal_flwr.config.mistakes import explain, mistake, unknown
-from fairfal_flwr.config.pairs import read_pairs
+from fairfal_flwr.config.pairs import read_options
 from fairfal_flwr.config.privacy import PrivacyConfig
 from fairfal_flwr.config.query import QueryConfig
 from fairfal_flwr.config.section import Scalar, Section, walk
@@ -148,7 +148,7 @@ class RunConfig(OptionSections, _Keys):
         section = getattr(self, name.replace("-", "_"), None)
         options = section.model_dump() if name in STRATEGIES and section else {}
         if name == self.query.strategy:
-            options |= dict(read_pairs(self.query.options))
+            options |= read_options(self.query.options)
         if name == self.query.strategy and self.query.model != "auto":
             options["model"] = self.query.model
         return options

@@ -14,6 +14,7 @@ from fairfal_flwr.randomness import numpy_generator, torch_generator
 
 __all__ = [
     "balanced_dirichlet",
+    "check_enough_images",
     "client_sizes",
     "deal_by_proportions",
     "deal_in_equal_sizes",
@@ -69,17 +70,27 @@ def balanced_dirichlet(
     UserError
         If there are more clients than samples, or no client.
     """
-    num_samples = len(labels)
-    if not 1 <= num_clients <= num_samples:
-        raise UserError(
-            f"`num-clients` is {num_clients}; allowed: 1 to {num_samples}, the number "
-            "of training images."
-        )
+    check_enough_images(len(labels), num_clients)
     proportions = _balanced_proportions(
         num_clients, num_classes, alpha, _proportions_generator(seed)
     )
     generator = numpy_generator(seed, "partition")
     return deal_in_equal_sizes(labels, proportions, generator), proportions
+
+
+def check_enough_images(num_samples: int, num_clients: int) -> None:
+    """Raise unless there is a client, and each can get an image.
+
+    Raises
+    ------
+    UserError
+        If not.
+    """
+    if not 1 <= num_clients <= num_samples:
+        raise UserError(
+            f"`num-clients` is {num_clients}; allowed: 1 to {num_samples}, the number "
+            "of training images."
+        )
 
 
 def client_sizes(num_samples: int, num_clients: int) -> _Counts:

@@ -21,7 +21,11 @@ from flwr_datasets.partitioner import (
     SquarePartitioner,
 )
 
-from fairfal_flwr.data.balanced_dirichlet import balanced_dirichlet, client_sizes
+from fairfal_flwr.data.balanced_dirichlet import (
+    balanced_dirichlet,
+    check_enough_images,
+    client_sizes,
+)
 from fairfal_flwr.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,7 +135,8 @@ def flower_deal(
     """
     from datasets import Dataset
 
-    _check_possible(name, labels, num_clients, classes_per_client)
+    check_enough_images(len(labels), num_clients)
+    _check_enough_classes(name, labels, classes_per_client)
     order = generator.permutation(len(labels))
     dataset = Dataset.from_dict({_LABEL: labels[order], _ROW: order})
     try:
@@ -154,16 +159,11 @@ def flower_deal(
     return [np.sort(np.asarray(column[:], dtype=np.int64)) for column in columns]
 
 
-def _check_possible(
-    name: str, labels: npt.NDArray[np.int64], num_clients: int, classes_per_client: int
+def _check_enough_classes(
+    name: str, labels: npt.NDArray[np.int64], classes_per_client: int
 ) -> None:
     """Raise for what flwr-datasets refuses in words that name no key."""
     num_classes = len(np.unique(labels))
-    if num_clients > len(labels):
-        raise UserError(
-            f"`num-clients` is {num_clients}; allowed: 1 to {len(labels)}, the number "
-            "of training images."
-        )
     if name == "pathological" and classes_per_client > num_classes:
         raise UserError(
             f"`data.classes-per-client` is {classes_per_client}; allowed: 1 to "

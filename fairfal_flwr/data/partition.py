@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fairfal_flwr.data.balanced_dirichlet import (
     balanced_dirichlet,
+    check_enough_images,
     client_sizes,
     deal_by_proportions,
     deal_in_equal_sizes,
@@ -185,11 +186,7 @@ def _deal_unlabeled(
             "SuperNode's node config."
         )
     num_clients = partition.num_clients
-    if num_clients > len(kept):
-        raise UserError(
-            f"`num-clients` is {num_clients}; allowed: 1 to {len(kept)}, the number of "
-            "training images."
-        )
+    check_enough_images(len(kept), num_clients)
     ends = np.cumsum(client_sizes(len(kept), num_clients))[:-1]
     parts = np.split(generator.permutation(kept), ends)
     return [np.sort(part) for part in parts]

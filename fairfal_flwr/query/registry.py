@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -222,7 +223,7 @@ def select(
     3
     """
     chosen = resolve(strategy)
-    if not isinstance(budget, int) or budget < 0:
+    if not isinstance(budget, Integral) or budget < 0:
         raise ValueError(f"Expected a budget, an integer >= 0; got {budget!r}.")
     check_options(chosen.options, options)
     if budget == 0 or budget >= context.pool_size:

@@ -58,10 +58,7 @@ def comparison(groups: Groups, baseline: str = "", target: float | None = None) 
         the groups.
     """
     runs = groups.runs
-    if baseline and baseline not in runs:
-        raise UserError(
-            f"The baseline is {baseline!r}; allowed: {'; '.join(sorted(runs))}."
-        )
+    groups.check_baseline(baseline)
     lines = []
     for table in mean_tables(groups):
         lines += [*table.markdown(), ""]

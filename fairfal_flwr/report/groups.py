@@ -63,6 +63,18 @@ class Groups:
     finished: dict[str, list[Finished]]
     left_out: list[str]
 
+    def check_baseline(self, name: str) -> None:
+        """Raise unless a name is empty or one of the groups.
+
+        Raises
+        ------
+        UserError
+            If it is neither.
+        """
+        if name and name not in self.finished:
+            names = "; ".join(sorted(self.finished))
+            raise UserError(f"The baseline is {name!r}; allowed: {names}.")
+
     @property
     def runs(self) -> dict[str, list[Summary]]:
         """The summaries of each group."""

@@ -81,7 +81,7 @@ class Campaign:
             self.evaluator.test_set.num_classes,
         )
         self.recorder = Recorder(config, checkpoint)  # the first that writes
-        for line in remarks(config):
+        for line in remarks(config, self.evaluator.train_counts):
             log.info(line)
         self.state = checkpoint.state if checkpoint else CampaignState()
         if checkpoint:

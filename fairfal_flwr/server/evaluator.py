@@ -102,10 +102,10 @@ class Evaluator:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        self.test_set, counts = _images(config)
+        self.test_set, self.train_counts = _images(config)
         self.images = self.test_set.images.to(self.device)
         self.labels = self.test_set.labels.to(self.device)
-        self.rare_classes = rarest_third(counts)
+        self.rare_classes = rarest_third(self.train_counts)
         self.architecture = Architecture.for_images(
             config.model.name,
             config.model.weights,

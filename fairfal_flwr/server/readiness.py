@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from fairfal_flwr.config import RunConfig
-from fairfal_flwr.data import class_counts, load_image_set, partition_rows
+from fairfal_flwr.data import load_image_set, partition_rows
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.models import Architecture
-from fairfal_flwr.paths import output_root, state_root
+from fairfal_flwr.paths import nearest_existing, output_root, state_root
 from fairfal_flwr.query.networks import dropout_layers
 from fairfal_flwr.query.registry import resolve
 from fairfal_flwr.server.checkpoint import find_checkpoint
@@ -63,13 +63,19 @@ def check_network(config: RunConfig, architecture: Architecture) -> None:
         )
 
 
-def remarks(config: RunConfig) -> Iterator[str]:
-    """Yield what is no mistake and may surprise, a line for each."""
-    if config.data.server_test:
-        images = load_image_set(config.image_spec())
-        total = len(images.train_images)
-        kept = int(class_counts(config.image_spec(), config.partition_spec()).sum())
-        if 0 < kept < total:
+def remarks(config: RunConfig, train_counts: Tensor) -> Iterator[str]:
+    """Yield what is no mistake and may surprise, a line for each.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run's.
+    train_counts : Tensor, shape (C,), int64
+        Training images of each class at all clients (`Evaluator.train_counts`).
+    """
+    if kept := int(train_counts.sum()):
+        total = len(load_image_set(config.image_spec()).train_images)
+        if kept < total:
             yield (
                 f"{kept} of {total} training images are used: the long tail, "
                 f"data.imbalance-ratio = {config.data.imbalance_ratio:g}, leaves out "
@@ -87,7 +93,7 @@ def remarks(config: RunConfig) -> Iterator[str]:
 
 def _check_can_write(key: str, folder: Path) -> None:
     """Raise if a folder cannot be written, or made where it is not there."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = nearest_existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is no folder" if not there.is_dir() else "cannot be written"
         raise UserError(f"`{key}` is {str(folder)!r}, but {there} {what}.")

@@ -70,6 +70,7 @@ def test_the_first_mistake_is_shown_with_its_traceback(words, line, last):
         (["trial_ideas:absent"], "has no attribute 'absent'"),
         (["trial_ideas:option", "--options", "radius=2"], "Unknown options ['radius']"),
         (["trial_ideas:option", "--options", "shift=a"], "Expected shift: integer"),
+        (["trial_ideas:option", "--options", "shift=2 3"], "'3' is no pair; allowed"),
     ],
 )
 def test_what_cannot_be_tried_is_one_line(words, line):

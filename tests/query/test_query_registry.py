@@ -43,6 +43,10 @@ def test_a_budget_that_is_none_is_refused(context, budget):
         select("random", context, budget)
 
 
+def test_a_budget_of_numpys_does(context):
+    assert len(select("random", context, np.int64(3)).positions) == 3
+
+
 def test_the_package_itself_offers_what_a_notebook_needs():
     assert fairfal_flwr.select is select
     assert fairfal_flwr.Outputs is Outputs

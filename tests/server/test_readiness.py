@@ -9,12 +9,14 @@ from fairfal_flwr.config import RunConfig
 from fairfal_flwr.errors import UserError
 from fairfal_flwr.server import readiness
 from fairfal_flwr.server.campaign import Campaign
+from fairfal_flwr.server.evaluator import Evaluator
 from fairfal_flwr.server.readiness import check_ready, remarks
 
 
 def lines(**keys) -> list[str]:
     flat = {key.replace("__", ".").replace("_", "-"): v for key, v in keys.items()}
-    return list(remarks(RunConfig.from_flat(flat)))
+    config = RunConfig.from_flat(flat)
+    return list(remarks(config, Evaluator(config).train_counts))
 
 
 def test_what_the_long_tail_leaves_out_is_said_with_its_count():
@@ -44,7 +46,13 @@ def test_cycles_beyond_the_last_label_are_told(cycles, budget, enough):
 
 
 def test_a_server_without_images_says_nothing_of_them():
-    assert lines(data__server_test=False, federation__fraction_evaluate=1.0) == []
+    shape = {
+        "data__class_names": "cat,dog",
+        "data__image_size": 32,
+        "data__channels": 1,
+    }
+    elsewhere = {"data__server_test": False, "federation__fraction_evaluate": 1.0}
+    assert lines(**elsewhere, **shape) == []
 
 
 def test_a_network_without_dropout_is_refused_by_every_way_in():
