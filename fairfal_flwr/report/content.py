@@ -27,7 +27,13 @@ from fairfal_flwr.report.figures import (
 )
 from fairfal_flwr.report.groups import Finished, Groups
 from fairfal_flwr.report.learning_curve import MEASURES
-from fairfal_flwr.report.pairs import compare_with, outcomes, ranking
+from fairfal_flwr.report.pairs import (
+    Comparison,
+    Outcome,
+    compare_with,
+    outcomes,
+    ranking,
+)
 from fairfal_flwr.report.partition_map import partition_figure
 from fairfal_flwr.report.tables import Table
 from fairfal_flwr.report.times import seconds_by_stage, traffic_of
@@ -93,10 +99,13 @@ def sections_of(
         If the runs label different shares of the images.
     """
     against = baseline or BASELINE
+    measures = outcomes(groups.summaries)
+    is_there = against in groups.finished
+    compared = compare_with(groups.finished, against, measures) if is_there else []
     return [
-        _in_short(groups, against),
+        _in_short(groups, against, compared),
         _curves(groups),
-        *_pairs(groups, against),
+        *_pairs(groups, against, measures[0], compared),
         _classes(groups, facts),
         _asked(groups, facts),
         *_models(groups, facts),
@@ -107,13 +116,12 @@ def sections_of(
     ]
 
 
-def _in_short(groups: Groups, baseline: str) -> Section:
+def _in_short(groups: Groups, baseline: str, compared: Sequence[Comparison]) -> Section:
     if baseline not in groups.finished:
         words = [f"No run of {baseline} is among these, so nothing says who wins."]
         return Section("In short", words)
-    measures = outcomes(groups.summaries)
-    decisive = [each for each in measures if each.name.startswith(DECISIVE)]
-    words = verdicts(compare_with(groups.finished, baseline, decisive), baseline)
+    decisive = [each for each in compared if each.outcome.name.startswith(DECISIVE)]
+    words = verdicts(decisive, baseline)
     alone = f"Nothing else has the seed and partition of a run of {baseline}."
     return Section("In short", words or [alone])
 
@@ -135,11 +143,12 @@ def _caption(title: str, groups: Groups) -> str:
     return f"{title[:1].upper()}{title[1:]} against labels{band if several else ''}."
 
 
-def _pairs(groups: Groups, baseline: str) -> list[Section]:
-    measures = outcomes(groups.summaries)
+def _pairs(
+    groups: Groups, baseline: str, ranked: Outcome, compared: Sequence[Comparison]
+) -> list[Section]:
     pictures = []
-    if (found := ranking(groups.finished, measures[0])) is not None:
-        figure = rank_figure(found, measures[0].name)
+    if (found := ranking(groups.finished, ranked)) is not None:
+        figure = rank_figure(found, ranked.name)
         caption = (
             "Mean ranks; strategies that a bar ties are no different (Nemenyi, 0.05; "
             f"Friedman p = {p_value(found.p_value)})."
@@ -147,7 +156,6 @@ def _pairs(groups: Groups, baseline: str) -> list[Section]:
         pictures = [Picture("ranks", caption, figure)]
     if baseline not in groups.finished:
         return [Section("Mean ranks", pictures=pictures)] if pictures else []
-    compared = compare_with(groups.finished, baseline, measures)
     if not compared:
         return []
     notes = [HOW_PAIRED, *doubts(groups, compared, baseline)]
